@@ -1,0 +1,125 @@
+"""Settings in, wired services out: the only place that calls all constructors."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from queue_max.domain.events import Events
+from queue_max.domain.retry import RetryPolicy
+from queue_max.exceptions import QueueNotFoundError
+from queue_max.limits.circuit_breaker import CircuitBreaker
+from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.repeater import Repeater
+from queue_max.repositories.unit_of_work import Store
+from queue_max.services.admission import Admission
+from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.dead_letters import DeadLetterService
+from queue_max.services.dispatch import DispatchService
+from queue_max.services.inspection import InspectionService
+from queue_max.services.intake import IntakeService
+from queue_max.services.leases import LeaseService
+from queue_max.services.recovery import RecoveryService
+from queue_max.services.retention import RetentionService
+from queue_max.services.retry import RetryService
+from queue_max.services.settlement import SettlementService
+from queue_max.settings import Durability, Settings
+from queue_max.storage import driver
+from queue_max.storage.checkpoints import INTERVAL, Checkpointer
+from queue_max.storage.directory import Directory
+from queue_max.storage.sqlite import SqliteOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All parts of one queue in this process."""
+
+    settings: Settings
+    store: Store
+    limiter: RateLimiter
+    breaker: CircuitBreaker
+    events: Events
+    admission: Admission
+    intake: IntakeService
+    dispatch: DispatchService
+    leases: LeaseService
+    settlement: SettlementService
+    retry: RetryService
+    dead_letters: DeadLetterService
+    recovery: RecoveryService
+    retention: RetentionService
+    inspection: InspectionService
+    close: Callable[[], None]
+
+
+def storage_options(settings: Settings) -> SqliteOptions:
+    """Tell storage what it needs to know of the settings."""
+    return SqliteOptions(
+        busy_timeout_ms=settings.busy_timeout_ms,
+        cache_size=settings.cache_size,
+        mmap_size=settings.mmap_size,
+        full_sync=settings.durability is Durability.FULL,
+    )
+
+
+def open_directory(settings: Settings) -> Directory:
+    """Name the data directory; nothing is opened yet."""
+    return Directory(settings.data_dir, storage_options(settings))
+
+
+def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True) -> Services:
+    """Open the data directory and wire everything to it.
+
+    With `create` off, QueueNotFoundError when no queue lies there.
+    """
+    directory = open_directory(settings)
+    if not create and not directory.exists():
+        raise QueueNotFoundError(
+            f"there is no queue in {directory.path}; `queue-max db upgrade` makes one"
+        )
+    try:
+        shards = directory.open(settings.shards, auto_migrate=auto_migrate)
+    except BaseException:
+        directory.close()
+        raise
+    checkpointer = Checkpointer(directory.path, shards)
+    housekeeping = Repeater("queue-max-housekeeping", INTERVAL, checkpointer.run)
+    if driver.choose().has_wal_reset_bug:
+        housekeeping.start()
+
+    def close() -> None:
+        housekeeping.stop()
+        checkpointer.close()
+        directory.close()
+
+    return _wire(settings, Store(shards), close)
+
+
+def _wire(settings: Settings, store: Store, close: Callable[[], None]) -> Services:
+    rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
+    events = Events()
+    limiter = RateLimiter(settings.rate_limit)
+    breaker = CircuitBreaker(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
+    admission = Admission(limiter, breaker)
+    dead_letters = DeadLetterService(store)
+    retry = RetryService(store, RetryPolicy(rng), dead_letters, admission, events)
+    alarm = BacklogAlarm(store, events, settings.alert_threshold)
+    lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
+    return Services(
+        settings=settings,
+        store=store,
+        limiter=limiter,
+        breaker=breaker,
+        events=events,
+        admission=admission,
+        intake=IntakeService(store, events, alarm, rng, settings.max_retries),
+        dispatch=DispatchService(store, admission, rng),
+        leases=LeaseService(store),
+        settlement=SettlementService(store, admission, events),
+        retry=retry,
+        dead_letters=dead_letters,
+        recovery=RecoveryService(store, retry, lease_time),
+        retention=RetentionService(store),
+        inspection=InspectionService(store),
+        close=close,
+    )

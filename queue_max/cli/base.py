@@ -1,0 +1,91 @@
+"""What all commands share: the options of the queue, and how faults become exit codes."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from queue_max.exceptions import (
+    ConfigurationError,
+    InvalidJobError,
+    JobNotFoundError,
+    QueueError,
+    QueueNotFoundError,
+    ShardError,
+    ShardNotFoundError,
+)
+from queue_max.queue import Queue
+from queue_max.settings import Settings
+
+FAILURE, USAGE, DATABASE, NOT_FOUND = 1, 2, 3, 4
+
+_CODES: dict[type[QueueError], int] = {
+    QueueNotFoundError: NOT_FOUND,
+    ShardNotFoundError: NOT_FOUND,
+    JobNotFoundError: NOT_FOUND,
+    ShardError: DATABASE,
+    ConfigurationError: USAGE,
+    InvalidJobError: USAGE,
+}
+
+_META = "queue_max.options"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Fault(click.ClickException):
+    """An expected fault: one line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int = FAILURE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+class Commands(click.Group):
+    """The commands; an error of the library ends them in words, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        try:
+            return super().invoke(ctx)
+        except QueueError as error:
+            raise Fault(str(error), _exit_code(error)) from error
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Keep an option of the queue, if it was given, for commands further right."""
+    if value is not None:
+        ctx.meta.setdefault(_META, {})[parameter.name] = value
+
+
+def queue_options(command: Command) -> Command:
+    """Let the options of the queue stand before the command or after it; the latter wins."""
+    for name, kind, metavar, words in (
+        ("--data-dir", str, "DIR", "Where the files lie [DATA_DIR, ./data]."),
+        ("--rate-limit", str, "N", "Jobs started a minute, or none [RATE_LIMIT_MAX, 160]."),
+        ("--shards", int, "N", "Number of shards [NUM_SHARDS, the stored one, 6 for a new queue]."),
+    ):
+        command = click.option(
+            name, type=kind, metavar=metavar, help=words, callback=_remember, expose_value=False
+        )(command)
+    return command
+
+
+def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:
+    """Open the queue that the options name; it is closed when the command ends."""
+    settings = load_settings(ctx)
+    queue = Queue(**ctx.meta.get(_META, {}), create=create)
+    ctx.call_on_close(queue.close)
+    logging.getLogger().setLevel(settings.log_level)
+    return queue
+
+
+def load_settings(ctx: click.Context) -> Settings:
+    """Read the settings beneath the options."""
+    return Settings.load(**ctx.meta.get(_META, {}))
+
+
+def _exit_code(error: QueueError) -> int:
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILURE)

@@ -1,0 +1,94 @@
+"""`queue-max db`: the tables of all databases, one after the other."""
+
+from typing import Any
+
+import click
+
+from queue_max.assembly import open_directory
+from queue_max.cli import output
+from queue_max.cli.base import (
+    DATABASE,
+    Commands,
+    Fault,
+    load_settings,
+    queue_options,
+)
+from queue_max.exceptions import ShardError
+from queue_max.storage.directory import Directory
+from queue_max.storage.migrations import CONTROL, SHARD, revision
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Commands)
+@queue_options
+@click.pass_context
+def db(ctx: click.Context, /) -> None:
+    """Make, upgrade and check the databases."""
+
+
+@db.command()
+@queue_options
+@click.pass_context
+def upgrade(ctx: click.Context, /) -> None:
+    """Make what is missing and bring all tables up to date; one bad shard stops no other."""
+    settings = load_settings(ctx)
+    failed = 0
+    for database, error in _directory(ctx).upgrade(settings.shards):
+        if error is None:
+            click.echo(f"  {database.label}: at revision {SHARD.head}")
+        else:
+            failed += 1
+            output.say(f"  Error: {error}")
+    if failed:
+        raise Fault(f"{failed} shard(s) not upgraded.", DATABASE)
+
+
+@db.command()
+@_as_json
+@queue_options
+@click.pass_context
+def current(ctx: click.Context, /, as_json: bool) -> None:
+    """Tell at which revision each database is."""
+    _report(_look(_directory(ctx)), as_json)
+
+
+@db.command()
+@_as_json
+@queue_options
+@click.pass_context
+def check(ctx: click.Context, /, as_json: bool) -> None:
+    """Tell whether each database is at the newest revision; exit code 3 if not."""
+    found = _look(_directory(ctx))
+    _report(found, as_json)
+    if not all(each["is_current"] for each in found):
+        raise Fault("Not up to date; run `queue-max db upgrade`.", DATABASE)
+
+
+def _directory(ctx: click.Context) -> Directory:
+    directory = open_directory(load_settings(ctx))
+    ctx.call_on_close(directory.close)
+    return directory
+
+
+def _look(directory: Directory) -> list[dict[str, Any]]:
+    found = []
+    for history in (CONTROL, SHARD):
+        for database in directory.existing(history):
+            state: dict[str, Any] = {"database": database.label, "head": history.head}
+            try:
+                state["revision"] = revision(database, history)
+            except ShardError as error:
+                state |= {"revision": None, "error": str(error)}
+            found.append(state | {"is_current": state["revision"] == history.head})
+    return found
+
+
+def _report(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        output.as_json(found, indent=2)
+        return
+    for state in found:
+        is_at = state.get("error") or state["revision"] or "no revision (0.1 or 0.2, or new)"
+        mark = " (head)" if state["is_current"] else ""
+        click.echo(f"  {state['database']}: {is_at}{mark}")

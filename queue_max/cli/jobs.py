@@ -1,0 +1,129 @@
+"""Commands on jobs: `enqueue`, `list`, `retry`, `purge`."""
+
+import json
+from typing import Any
+
+import click
+
+from queue_max.cli import output
+from queue_max.cli.base import NOT_FOUND, Fault, open_queue, queue_options
+from queue_max.domain.job import Job, JobStatus
+
+_PAYLOAD_WIDTH = 60
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@click.option("--payload", metavar="JSON", help="The job's payload, a JSON object.")
+@click.option("--priority", type=click.IntRange(0, 2), default=0, show_default=True)
+@click.option("--pagina-id", type=int, metavar="N", help="Jobs of one N share a shard.")
+@click.option("--max-retries", type=int, metavar="N", help="Attempts after the first.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Take many jobs from a file instead: all of them, or none when a line is bad.",
+)
+@click.option("--format", "fmt", type=click.Choice(["jsonl", "csv"]), default="jsonl")
+@_as_json
+@queue_options
+@click.pass_context
+def enqueue(
+    ctx: click.Context,
+    /,
+    payload: str | None,
+    priority: int,
+    pagina_id: int | None,
+    max_retries: int | None,
+    path: str | None,
+    fmt: str,
+    as_json: bool,
+) -> None:
+    """Store a job, or a file of them."""
+    if (payload is None) == (path is None):
+        raise click.UsageError("Give either --payload or --file.")
+    item = None if payload is None else _parse(payload)
+    queue = open_queue(ctx, create=True)
+    if path is not None:
+        taken = queue.enqueue_from_file(path, fmt)
+        output.as_json(taken) if as_json else click.echo(f"  Jobs enqueued: {taken['total']}")
+        return
+    handle = queue.enqueue(item, pagina_id, priority, max_retries)  # type: ignore[arg-type]
+    if as_json:
+        output.as_json(handle)
+    else:
+        click.echo(f"  Job enqueued: id={handle['id']}, shard={handle['shard_id']}")
+
+
+@click.command("list")
+@click.option(
+    "--status",
+    type=click.Choice([*map(str, JobStatus), "all"]),
+    default=str(JobStatus.FAILED),
+    show_default=True,
+    help="pending includes scheduled.",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--shard", type=int, metavar="N", help="Only this shard.")
+@_as_json
+@queue_options
+@click.pass_context
+def list_jobs(
+    ctx: click.Context, /, status: str, limit: int, shard: int | None, as_json: bool
+) -> None:
+    """Show jobs, the newest first."""
+    found = open_queue(ctx).list_jobs(None if status == "all" else status, limit, shard)
+    if as_json:
+        output.as_json([job.to_dict() for job in found], indent=2)
+    elif not found:
+        output.say(f"  No jobs with status '{status}'.")
+    else:
+        output.table(("ID", "Shard", "Status", "Priority", "Payload"), [_row(job) for job in found])
+
+
+@click.command()
+@click.option("--shard", type=int, metavar="N", help="Only the jobs of this shard.")
+@click.option("--job-id", type=int, metavar="N", help="Only this job; needs --shard.")
+@queue_options
+@click.pass_context
+def retry(ctx: click.Context, /, shard: int | None, job_id: int | None) -> None:
+    """Give failed jobs a fresh budget of attempts."""
+    if job_id is not None and shard is None:
+        raise click.UsageError("--job-id needs --shard: ids are unique within a shard only.")
+    queue = open_queue(ctx)
+    if job_id is None or shard is None:
+        number = queue.retry_failed_jobs(shard)
+        where = "across all shards" if shard is None else f"in shard {shard}"
+        click.echo(f"  Retried {number} job(s) {where}.")
+    elif queue.shard_manager.retry_job(shard, job_id):
+        click.echo(f"  Retried job {job_id} in shard {shard}.")
+    else:
+        raise Fault(
+            f"Job {job_id} not found or not in 'failed' status in shard {shard}.", NOT_FOUND
+        )
+
+
+@click.command()
+@click.option("--days", type=click.FloatRange(min=0), metavar="N", help="[CLEANUP_DAYS, 7]")
+@queue_options
+@click.pass_context
+def purge(ctx: click.Context, /, days: float | None) -> None:
+    """Delete jobs that ended N days ago; those whose dead letter is kept stay."""
+    click.echo(f"  Removed {open_queue(ctx).cleanup_old_jobs(days)} old job(s).")
+
+
+def _parse(payload: str) -> dict[str, Any]:
+    try:
+        item = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--payload") from error
+    if not isinstance(item, dict):
+        raise click.BadParameter("should be a JSON object", param_hint="--payload")
+    return item
+
+
+def _row(job: Job) -> tuple[object, ...]:
+    payload = json.dumps(job.payload, ensure_ascii=False)
+    if len(payload) > _PAYLOAD_WIDTH:
+        payload = payload[: _PAYLOAD_WIDTH - 1] + "…"
+    return job.id, job.shard_id, job.status_str, job.priority_int, payload

@@ -1,0 +1,59 @@
+"""Printing: data on stdout, words on stderr."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def as_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as strict JSON, infinity as null."""
+    click.echo(json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def say(words: str) -> None:
+    """Tell the person at the terminal something that is no data."""
+    click.echo(words, err=True)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: drawn by rich for a person, where it is installed, plain text else."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not (sys.stdout.isatty() and _draw(headers, cells)):
+        _print_plainly(headers, cells)
+
+
+def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    drawn = Table(*headers)
+    for row in rows:
+        drawn.add_row(*map(Text, row))  # as Text: a payload may hold what rich takes for markup
+    Console().print(drawn)
+    return True
+
+
+def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    for row in (headers, ["-" * width for width in widths], *rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(f"  {line}".rstrip())
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list():
+            return [_finite(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,35 @@
+"""`queue-max stats`."""
+
+import click
+
+from queue_max.cli import output
+from queue_max.cli.base import open_queue, queue_options
+
+_METRICS = {
+    "pending": "Pending",
+    "scheduled": "  of these scheduled",
+    "processing": "Processing",
+    "failed": "Failed",
+    "completed": "Completed",
+    "num_shards": "Shards",
+    "circuit_state": "Circuit State",
+    "tokens_available": "Tokens Available",
+}
+
+
+@click.command()
+@click.option("--shard", type=int, metavar="N", help="Only this shard.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@queue_options
+@click.pass_context
+def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
+    """Count the jobs by state."""
+    queue = open_queue(ctx)
+    found = queue.get_stats() if shard is None else queue.shard_manager.get_stats(shard)
+    if as_json:
+        output.as_json(found, indent=2)
+        return
+    click.echo("  Queue Max Statistics")
+    click.echo("  " + "=" * 45)
+    rows = [(title, found[name]) for name, title in _METRICS.items() if name in found]
+    output.table(("Metric", "Value"), rows)

@@ -1,0 +1,53 @@
+"""Callbacks: who wants to know what, and telling them."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from queue_max.exceptions import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[..., object]
+
+EVENTS = ("job_enqueued", "job_completed", "job_failed", "job_retried", "alert")
+
+
+class Events:
+    """The subscribers of one queue in this process."""
+
+    def __init__(self) -> None:
+        self._callbacks: Mapping[str, list[Callback]] = {event: [] for event in EVENTS}
+        self._thread = threading.local()
+
+    def on(self, event: str, callback: Callback) -> None:
+        """Call `callback` with keyword arguments whenever the event happens."""
+        if event not in self._callbacks:
+            raise ConfigurationError(
+                f"Unknown event: {event!r}; there are {', '.join(sorted(EVENTS))}"
+            )
+        self._callbacks[event].append(callback)
+
+    def publish(self, event: str, **facts: Any) -> None:
+        """Tell all who asked; an error of theirs is logged and harms nobody.
+
+        Never called inside a transaction: what it tells is true already.
+        """
+        if getattr(self._thread, "silences", 0):
+            return
+        for callback in self._callbacks[event]:
+            try:
+                callback(**facts)
+            except Exception:
+                logger.exception("a callback for %s failed", event)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Publish nothing from this thread meanwhile; may be nested."""
+        self._thread.silences = getattr(self._thread, "silences", 0) + 1
+        try:
+            yield
+        finally:
+            self._thread.silences -= 1

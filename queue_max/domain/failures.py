@@ -1,0 +1,75 @@
+"""What went wrong in a job, and whether trying again may help."""
+
+import re
+import traceback
+from dataclasses import dataclass
+
+from queue_max.exceptions import Permanent
+
+MAX_MESSAGE = 2_048
+MAX_TRACEBACK = 16_384
+
+_STATUS_IN_TEXT = re.compile(
+    r"^\s*(?P<leading>[45]\d\d)\b(?!\s+(?:rows?|items?|ms|s)\b)"
+    r"|\b(?:HTTP(?:/\d(?:\.\d)?)?(?:\s+(?:error|status))?|status(?:\s*_?code)?)"
+    r"\s*[:=]?\s*(?P<named>[45]\d\d)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt, as it is kept: cut to a bounded size."""
+
+    error_type: str
+    message: str
+    stack: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException | str) -> "Failure":
+        """Describe an exception, or a reason in words."""
+        if isinstance(error, str):
+            return cls("Error", error[:MAX_MESSAGE])
+        stack = "".join(traceback.format_exception(error)) if error.__traceback__ else None
+        return cls(
+            type(error).__name__,
+            _message(error)[:MAX_MESSAGE],
+            # The end of a traceback names the error; what is cut is the way there.
+            stack and stack[-MAX_TRACEBACK:],
+        )
+
+
+def is_retryable_error(error: BaseException) -> bool:
+    """Tell whether another attempt may succeed.
+
+    An HTTP status decides, where the exception carries one (`status_code`, `status`, `code`,
+    also of its `response`) or its text reads like one: 4xx is for good, 429 and 5xx are not.
+    Errors that match no rule are worth another attempt; `Permanent` never is.
+    """
+    if isinstance(error, Permanent):
+        return False
+    status = http_status(error)
+    return status is None or status == 429 or status >= 500
+
+
+def is_callers_fault(error: BaseException) -> bool:
+    """Tell whether the job itself was bad: then no circuit should count it."""
+    return isinstance(error, Permanent) or not is_retryable_error(error)
+
+
+def http_status(error: BaseException) -> int | None:
+    """Find the HTTP status (400 to 599) an exception stands for, if any."""
+    for bearer in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status", "code"):
+            value = getattr(bearer, name, None)
+            if isinstance(value, int) and 400 <= value <= 599:
+                return int(value)
+    found = _STATUS_IN_TEXT.search(_message(error))
+    return int(found["leading"] or found["named"]) if found else None
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # user code: a __str__ that raises must not hide the failure
+        return f"<{type(error).__name__} whose text cannot be read>"

@@ -1,0 +1,128 @@
+"""Every error raised on purpose.
+
+QueueError
+├── ConfigurationError          a setting or an argument of a constructor (also a ValueError)
+│   └── QueueNotFoundError          no queue lies where one was to be opened
+├── InvalidJobError             a job that cannot be accepted (also a ValueError)
+│   └── PayloadError                its payload is not a strict JSON object
+├── ShardError                  a shard that cannot serve (carries shard_id)
+│   ├── ShardBusyError              another writer held it past the busy timeout
+│   ├── ShardDamagedError           its file is not a sound database
+│   ├── ShardMissingError           its file is gone
+│   ├── ShardNotFoundError          no shard has that number (also a LookupError)
+│   ├── PartialBatchError           it refused its part of a batch (carries stored)
+│   └── SchemaError                 its tables are older or newer than this code
+├── JobNotFoundError            no such job
+├── LeaseLostError              the job is not, or no longer, run under this fence
+├── JobFailedError              the job whose result was asked for has failed
+│   └── JobTimeoutError             it ran longer than it may (also a TimeoutError)
+├── RateLimitError              no token in time (carries retry_after)
+├── CircuitBreakerOpenError     the circuit is open (carries retry_after)
+└── Permanent                   raised by user code: bury this job, do not retry it
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class QueueError(Exception):
+    """Anything that goes wrong in Queue Max."""
+
+
+class ConfigurationError(QueueError, ValueError):
+    """A setting or an argument has a value that is not allowed."""
+
+
+class QueueNotFoundError(ConfigurationError):
+    """There is no queue in the data directory, and none was to be made."""
+
+
+class InvalidJobError(QueueError, ValueError):
+    """A job cannot be accepted as it is; nothing was stored."""
+
+
+class PayloadError(InvalidJobError):
+    """A payload is not a JSON object within the limits; nothing was stored."""
+
+
+class ShardError(QueueError):
+    """A shard cannot serve; `shard_id` is None for the control database."""
+
+    def __init__(self, shard_id: int | None, what: str) -> None:
+        where = "control database" if shard_id is None else f"shard {shard_id}"
+        super().__init__(f"{where}: {what}")
+        self.shard_id = shard_id
+
+
+class ShardBusyError(ShardError):
+    """Another writer held the shard for longer than the busy timeout."""
+
+
+class ShardDamagedError(ShardError):
+    """The shard's file is not a sound database."""
+
+
+class ShardMissingError(ShardError):
+    """The shard's file should exist and does not."""
+
+
+class ShardNotFoundError(ShardError, LookupError):
+    """No shard has that number."""
+
+
+class PartialBatchError(ShardError):
+    """A shard refused its part of a batch; `stored` are the handles of what others took."""
+
+    def __init__(
+        self, shard_id: int | None, what: str, stored: Sequence[Mapping[str, int]]
+    ) -> None:
+        super().__init__(shard_id, what)
+        self.stored = stored
+
+
+class SchemaError(ShardError):
+    """The shard's tables are not those this code works with."""
+
+
+class JobNotFoundError(QueueError):
+    """There is no such job."""
+
+
+class LeaseLostError(QueueError):
+    """The job is not, or no longer, run under the fence that was named; nothing was changed."""
+
+    def __init__(self, job_id: int, shard_id: int, fence: int) -> None:
+        super().__init__(
+            f"job {job_id} in shard {shard_id} is no longer run under fence {fence}: "
+            "it was finished, or given to another worker"
+        )
+        self.job_id = job_id
+        self.shard_id = shard_id
+        self.fence = fence
+
+
+class JobFailedError(QueueError):
+    """A job failed."""
+
+
+class JobTimeoutError(JobFailedError, TimeoutError):
+    """A job ran longer than its time limit."""
+
+
+class RateLimitError(QueueError):
+    """No token became available in time; `retry_after` says in how many seconds one will."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CircuitBreakerOpenError(QueueError):
+    """The circuit is open; `retry_after` says in how many seconds a probe may pass."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Permanent(QueueError):  # noqa: N818 - a verdict on the job that user code raises, not a fault
+    """Raise it from a job to bury the job at once: another attempt would fail as well."""

@@ -1,0 +1,1 @@
+"""Limits on how fast, and after how many failures, work goes on; each holds within one process."""

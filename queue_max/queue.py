@@ -1,0 +1,324 @@
+"""Queue: the verbs of the library, each passed on to the service that knows how."""
+
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from queue_max.assembly import Services, build
+from queue_max.domain.events import Callback
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, JobStatus
+from queue_max.domain.jobfile import Format
+from queue_max.exceptions import ConfigurationError
+from queue_max.limits.circuit_breaker import CircuitState
+from queue_max.settings import Settings
+
+_LISTED_AS_PENDING = (JobStatus.PENDING, JobStatus.SCHEDULED)
+
+
+class Queue:
+    """A queue of jobs in a data directory; any number of threads and processes may share it.
+
+    An argument that is None is read from the environment, then from `.env`, and has a default:
+
+    - `shards`: number of shard databases (NUM_SHARDS). None takes the number that is stored,
+      6 for a new queue; any other number than the stored one is a ConfigurationError.
+    - `rate_limit`: jobs started a minute (RATE_LIMIT_MAX, 160); `math.inf` for no limit.
+    - `max_retries`: attempts after the first (QUEUE_MAX_RETRIES, 3).
+    - `data_dir`: where the files lie (DATA_DIR, ./data).
+    - `circuit_breaker_threshold`: failures in a row that open the circuit
+      (CIRCUIT_FAILURE_THRESHOLD, 5); `math.inf` for never.
+    - `circuit_breaker_timeout`: seconds before an open circuit lets a probe pass
+      (CIRCUIT_TIMEOUT, 60).
+    - `rate_limiter_timeout`: seconds that `pop_job` waits for the rate limiter.
+    - `durability`: "full" (QUEUE_MAX_DURABILITY, the default) or "normal".
+    - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
+    - `create`: whether to make a queue where there is none; if not, QueueNotFoundError.
+
+    Raises ConfigurationError for a bad value, and ShardError when a shard cannot be opened.
+    """
+
+    def __init__(  # noqa: PLR0913 - seven of them are the contract's
+        self,
+        shards: int | None = None,
+        rate_limit: float | None = None,
+        max_retries: int | None = None,
+        data_dir: str | PathLike[str] | None = None,
+        circuit_breaker_threshold: float | None = None,
+        circuit_breaker_timeout: float | None = None,
+        rate_limiter_timeout: float = 5.0,
+        *,
+        durability: str | None = None,
+        auto_migrate: bool = True,
+        create: bool = True,
+    ) -> None:
+        if not rate_limiter_timeout >= 0:
+            raise ConfigurationError(
+                f"rate_limiter_timeout={rate_limiter_timeout!r}: should be 0 seconds or more"
+            )
+        settings = Settings.load(
+            shards=shards,
+            rate_limit=rate_limit,
+            max_retries=max_retries,
+            data_dir=data_dir,
+            circuit_breaker_threshold=circuit_breaker_threshold,
+            circuit_breaker_timeout=circuit_breaker_timeout,
+            durability=durability,
+        )
+        self.services: Services = build(settings, auto_migrate=auto_migrate, create=create)
+        """The parts beneath, for workers and the command line."""
+        self.num_shards = len(self.services.store.shard_ids)
+        self.max_retries = settings.max_retries
+        self.data_dir = str(settings.data_dir)
+        self.rate_limiter_timeout = rate_limiter_timeout
+        self.rate_limiter = self.services.limiter
+        self.circuit_breaker = self.services.breaker
+        self.shard_manager = ShardManager(self.services)
+        self._opened_at = time.monotonic()
+        # A queue that is dropped without close() must not keep its threads and files.
+        self._closing = weakref.finalize(self, self.services.close)
+
+    def enqueue(
+        self,
+        payload: Mapping[str, Any],
+        pagina_id: int | None = None,
+        priority: int = 0,
+        max_retries: int | None = None,
+        *,
+        retry_delay: int = DEFAULT_RETRY_DELAY,
+    ) -> JobHandle:
+        """Store one job; once this returns, it survives the death of any process.
+
+        `payload` is a dict that JSON can express: string keys, no NaN, at most 20 levels and
+        10 MiB. Jobs of one `pagina_id` share a shard. `priority` is 0, 1 or 2, the highest
+        first. `max_retries` and `retry_delay`, in seconds, rule the attempts after a failure.
+
+        Gives a dict of `id` and `shard_id`. Raises InvalidJobError, a ValueError, for a bad
+        argument, and ShardError when the job could not be stored.
+        """
+        return self.services.intake.submit(
+            {
+                "payload": payload,
+                "pagina_id": pagina_id,
+                "priority": priority,
+                "max_retries": max_retries,
+                "retry_delay": retry_delay,
+            }
+        )
+
+    def enqueue_batch(self, jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Store many jobs, each a dict of arguments of `enqueue`; all of a shard or none.
+
+        Gives `total` and `jobs`, the handles in the same order. One bad job keeps all out:
+        InvalidJobError names its position. PartialBatchError tells what other shards stored
+        when one could not.
+        """
+        handles = self.services.intake.submit_many(jobs)
+        return {"total": len(handles), "jobs": handles}
+
+    def enqueue_from_file(
+        self, filepath: str | PathLike[str], fmt: str = "jsonl", *, skip_bad_lines: bool = False
+    ) -> dict[str, int]:
+        """Store the jobs of a file: "jsonl", arguments of `enqueue`, or "csv", rows of payloads.
+
+        Nothing is taken of a file with a bad line: InvalidJobError names it. With
+        `skip_bad_lines` the good ones are taken, and `skipped` counts the others.
+        """
+        if fmt not in tuple(Format):
+            raise ConfigurationError(f"Unsupported format: {fmt!r}; there are jsonl and csv")
+        taken, skipped = self.services.intake.submit_file(
+            Path(filepath), Format(fmt), skip_bad_lines=skip_bad_lines
+        )
+        return {"total": taken, "skipped": skipped} if skip_bad_lines else {"total": taken}
+
+    def pop_job(self, worker_id: str) -> Job | None:
+        """Give the most urgent due job of some shard to a worker, with a lease on it.
+
+        None when no job is due, the circuit is open, or the rate limiter has no token within
+        `rate_limiter_timeout`. The lease ends after STUCK_TIMEOUT unless `heartbeat` prolongs it.
+        """
+        return self.services.dispatch.claim(worker_id, patience=self.rate_limiter_timeout)
+
+    def complete_job(self, job_id: int, shard_id: int, fence: int | None = None) -> bool:
+        """Finish a running job: it leaves the queue; False when no such job runs.
+
+        With the `fence` of the job that `pop_job` gave, raises LeaseLostError when the job has
+        been finished, or given to another worker.
+        """
+        return self.services.settlement.complete(job_id, shard_id, fence=fence)
+
+    def fail_job(
+        self,
+        job_id: int,
+        shard_id: int,
+        error: BaseException | str,
+        permanent: bool = False,
+        fence: int | None = None,
+    ) -> bool:
+        """Let a running job be tried again later, or bury it; False when no such job runs.
+
+        It is buried when `permanent`, or when it has had all its attempts. `fence` as for
+        `complete_job`.
+        """
+        verdict = self.services.retry.settle(
+            job_id, shard_id, error, permanent=permanent, fence=fence
+        )
+        return verdict is not None
+
+    def heartbeat(self, shard_id: int, worker_id: str) -> int:
+        """Prolong the leases of the jobs that a worker runs in a shard; gives their number."""
+        return self.services.leases.renew_of_worker(shard_id, worker_id)
+
+    def recover_orphans(self) -> int:
+        """Make running jobs pending whose lease is over; workers do so by themselves.
+
+        Jobs that have had all their attempts are buried instead. Gives the number of both.
+        """
+        return self.services.recovery.recover(at_once=True)
+
+    def retry_failed_jobs(self, shard_id: int | None = None) -> int:
+        """Give all failed jobs, or those of a shard, a fresh budget of attempts."""
+        chosen = self.services.store.shard_ids if shard_id is None else [shard_id]
+        return sum(self.services.dead_letters.revive(each) for each in chosen)
+
+    def cleanup_old_jobs(self, days: float | None = None) -> int:
+        """Delete jobs that ended that many days ago (CLEANUP_DAYS, 7); gives their number.
+
+        Failed jobs whose dead letter is kept stay too.
+        """
+        kept = self.services.settings.cleanup_days if days is None else days
+        return self.services.retention.clean_up(kept)
+
+    def purge_queue(self, status: str | None = None) -> int:
+        """Delete all jobs that are "pending", "processing" or "failed", or simply all.
+
+        A worker whose job is purged finds its lease lost. Dead letters stay.
+        """
+        return self.services.retention.purge(status)
+
+    def list_jobs(
+        self, status: str | None = None, limit: int | None = 100, shard_id: int | None = None
+    ) -> list[Job]:
+        """Read jobs, the newest first, at most `limit` in all; "pending" includes scheduled."""
+        statuses = {name: (JobStatus(name),) for name in JobStatus} | {
+            None: tuple(JobStatus),
+            "pending": _LISTED_AS_PENDING,
+        }
+        if status not in statuses:
+            raise ConfigurationError(
+                f"status={status!r}: should be None or one of {', '.join(JobStatus)}"
+            )
+        return self.services.inspection.jobs(statuses[status], limit, shard_id)
+
+    def get_failed_jobs(self, limit: int = 100) -> list[Job]:
+        """Read jobs that failed for good, the newest first."""
+        return self.list_jobs("failed", limit)
+
+    def get_processing_jobs(self) -> list[Job]:
+        """Read the jobs that run."""
+        return self.list_jobs("processing", None)
+
+    def get_pending_count(self) -> int:
+        """Count the jobs that wait, due now or later."""
+        counts = self.services.inspection.counts()
+        return counts.pending + counts.scheduled
+
+    def is_empty(self) -> bool:
+        """Tell whether no job waits, due now or later."""
+        return self.get_pending_count() == 0
+
+    def wait_until_empty(self, timeout: float | None = None) -> bool:
+        """Wait until no job waits or runs; False when that takes longer than `timeout` seconds."""
+        return self.services.inspection.wait_until(lambda counts: not counts.unfinished, timeout)
+
+    def wait_for_jobs(self, count: int = 1, timeout: float | None = None) -> bool:
+        """Wait until `count` jobs wait; False when that takes longer than `timeout` seconds."""
+        return self.services.inspection.wait_until(
+            lambda counts: counts.pending + counts.scheduled >= count, timeout
+        )
+
+    def get_stats(self) -> dict[str, Any]:
+        """Tell how the queue is: counts of jobs, limits and health.
+
+        `pending` includes the `scheduled`, which are not due yet; `completed` counts since the
+        queue was made.
+        """
+        return _counts_of(self.services) | {
+            "num_shards": self.num_shards,
+            "rate_limit": self.rate_limiter.rate_limit,
+            "max_retries": self.max_retries,
+            "circuit_state": str(self.circuit_breaker.state),
+            "circuit_failures": self.circuit_breaker.get_stats()["failure_count"],
+            "tokens_available": self.rate_limiter.get_remaining_tokens(),
+            "uptime_seconds": time.monotonic() - self._opened_at,
+            "is_healthy": self.is_healthy,
+        }
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the circuit is not open."""
+        return self.circuit_breaker.state is not CircuitState.OPEN
+
+    def on(self, event: str, callback: Callback) -> Self:
+        """Call `callback` whenever an event happens in this process, once it is stored.
+
+        Keyword arguments: job_enqueued and job_completed have `job_id`, `shard_id`; job_failed
+        (given up) and job_retried have `error` too; alert has `type`, `pending`, `threshold`.
+        """
+        self.services.events.on(event, callback)
+        return self
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Publish no events from this thread within the block."""
+        return self.services.events.silenced()
+
+    def close(self) -> None:
+        """Close all files; harmless when done twice."""
+        self._closing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Queue(shards={self.num_shards}, rate_limit={self.rate_limiter.rate_limit})"
+
+
+class ShardManager:
+    """What the 0.1 API showed of single shards."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def get_dead_letter_queue(self, shard_id: int, limit: int = 100) -> list[dict[str, Any]]:
+        """Read the dead letters of a shard, the newest first."""
+        return self._services.dead_letters.newest(shard_id, limit)
+
+    def get_stats(self, shard_id: int) -> dict[str, int]:
+        """Count the jobs of a shard by state."""
+        return _counts_of(self._services, shard_id)
+
+    def retry_job(self, shard_id: int, job_id: int) -> bool:
+        """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
+        return self._services.dead_letters.revive(shard_id, job_id) == 1
+
+
+def _counts_of(services: Services, shard_id: int | None = None) -> dict[str, int]:
+    counts = services.inspection.counts(shard_id)
+    completed = services.inspection.totals(shard_id).processed
+    return asdict(counts) | {
+        "pending": counts.pending + counts.scheduled,
+        "completed": completed,
+    }

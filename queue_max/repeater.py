@@ -1,0 +1,36 @@
+"""A background loop that survives its own errors and ends at once when asked."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+class Repeater:
+    """Calls `action` every `interval` seconds on a daemon thread of its own."""
+
+    def __init__(self, name: str, interval: float, action: Callable[[], object]) -> None:
+        self._name = name
+        self._interval = interval
+        self._action = action
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the loop; the first call of the action comes one interval later."""
+        self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End the loop and wait for it; harmless when it was never started."""
+        self._ending.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _loop(self) -> None:
+        while not self._ending.wait(self._interval):
+            try:
+                self._action()
+            except Exception:
+                logger.exception("%s failed; it runs again in %s s", self._name, self._interval)

@@ -1,0 +1,1 @@
+"""The SQL: one module a table, one method a step in a job's life."""

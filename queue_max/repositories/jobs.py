@@ -1,0 +1,334 @@
+"""The `fila` table: one method for each step in a job's life."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from queue_max.domain.clock import to_text
+from queue_max.domain.failures import Failure
+from queue_max.domain.job import Job, JobPriority, JobStatus, Lease, NewJob
+from queue_max.storage.schema import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PENDING,
+    PROCESSING,
+    SCHEDULED,
+    STATUSES,
+    dead_letters,
+    jobs,
+)
+
+PROMOTED_AT_ONCE = 500
+"""How many due jobs one claim makes pending: more would hold the lock for too long."""
+
+_is_due = and_(jobs.c.status == SCHEDULED, jobs.c.next_retry_at <= bindparam("now"))
+_is_claimable = and_(jobs.c.status == PENDING, jobs.c.queue == bindparam("queue_name"))
+
+_has_due = select(or_(exists().where(_is_claimable), exists().where(_is_due)))
+
+_promote = (
+    update(jobs)
+    .where(
+        jobs.c.id.in_(
+            select(jobs.c.id)
+            .where(_is_due)
+            .order_by(jobs.c.next_retry_at)
+            .limit(PROMOTED_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(status=PENDING, held_by=None)
+)
+
+_claim = (
+    update(jobs)
+    .where(
+        jobs.c.id
+        == select(jobs.c.id)
+        .where(_is_claimable)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer and omits it
+        .scalar_subquery()
+    )
+    .values(
+        status=PROCESSING,
+        attempts=jobs.c.attempts + 1,
+        fence=jobs.c.fence + 1,
+        worker_id=bindparam("claimant"),
+        started_at=bindparam("now"),
+        heartbeat=bindparam("now"),
+        completed_at=None,
+    )
+    .returning(jobs)
+)
+
+_fence = bindparam("token", type_=BigInteger)
+_is_running = and_(
+    jobs.c.id == bindparam("job_id"),
+    jobs.c.status == PROCESSING,
+    # Without a fence, whoever runs the job is meant.
+    or_(_fence.is_(None), jobs.c.fence == _fence),
+)
+_running = select(jobs).where(_is_running).with_for_update()
+_complete = delete(jobs).where(_is_running).returning(jobs.c.fence)
+
+_by_status = [
+    select(func.count()).select_from(jobs).where(jobs.c.status == PENDING),
+    select(func.count()).select_from(jobs).where(jobs.c.status == SCHEDULED),
+    select(func.count()).select_from(jobs).where(jobs.c.status == PROCESSING),
+    select(func.count())
+    .select_from(jobs)
+    .where(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
+]
+_counts = select(*(each.scalar_subquery() for each in _by_status))
+
+_up_to = bindparam("at_most", type_=BigInteger)
+_some_waiting = [
+    select(jobs.c.id).where(jobs.c.status == literal).limit(_up_to).subquery()
+    for literal in (PENDING, SCHEDULED)
+]
+_count_waiting = select(
+    select(func.count()).select_from(_some_waiting[0]).scalar_subquery()
+    + select(func.count()).select_from(_some_waiting[1]).scalar_subquery()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many jobs of a shard are in which state; `scheduled` wait, and are not in `pending`."""
+
+    pending: int = 0
+    scheduled: int = 0
+    processing: int = 0
+    failed: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """All that still have to end."""
+        return self.pending + self.scheduled + self.processing
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.pending + other.pending,
+            self.scheduled + other.scheduled,
+            self.processing + other.processing,
+            self.failed + other.failed,
+        )
+
+
+class JobRepository:
+    """The jobs of one shard, within one transaction."""
+
+    def __init__(self, connection: Connection, shard_id: int, now: datetime) -> None:
+        self._connection = connection
+        self._shard_id = shard_id
+        self._now = now
+
+    def add(self, new: Sequence[NewJob]) -> list[int]:
+        """Store jobs, due at once; gives their ids, in the same order."""
+        rows = [
+            {
+                "payload": job.payload,
+                "uid": job.uid,
+                "pagina_id": job.pagina_id,
+                "priority": job.priority,
+                "max_attempts": job.max_attempts,
+                "retry_delay": job.retry_delay,
+                "queue": job.queue,
+                "created_at": self._now,
+            }
+            for job in new
+        ]
+        statement = insert(jobs).returning(jobs.c.id, sort_by_parameter_order=True)
+        return list(self._connection.execute(statement, rows).scalars())
+
+    def has_due(self, queue: str) -> bool:
+        """Tell whether a claim would find something."""
+        values = {"queue_name": queue, "now": self._now}
+        return bool(self._connection.execute(_has_due, values).scalar_one())
+
+    def promote_due(self) -> int:
+        """Make jobs pending whose time has come, the earliest first; a bounded number."""
+        return self._connection.execute(_promote, {"now": self._now}).rowcount
+
+    def claim_next(self, queue: str, worker_id: str) -> Job | None:
+        """Give the most urgent pending job to a worker, under a new fence."""
+        values = {"queue_name": queue, "claimant": worker_id, "now": self._now}
+        row = self._connection.execute(_claim, values).one_or_none()
+        return None if row is None else self._to_job(row)
+
+    def running(self, job_id: int, fence: int | None) -> Job | None:
+        """Read a job that runs, under that fence if one is given; None when it does not."""
+        values = {"job_id": job_id, "token": fence}
+        row = self._connection.execute(_running, values).one_or_none()
+        return None if row is None else self._to_job(row)
+
+    def complete(self, job_id: int, fence: int | None) -> Lease | None:
+        """Delete a running job that is done; gives the lease it ran under, None if it did not."""
+        values = {"job_id": job_id, "token": fence}
+        found = self._connection.execute(_complete, values).scalar_one_or_none()
+        return None if found is None else Lease(self._shard_id, job_id, found)
+
+    def reschedule(self, job: Job, failure: Failure, at: datetime) -> None:
+        """Let a failed job wait for its next attempt."""
+        due = PENDING if at <= self._now else SCHEDULED
+        self._leave(job, failure, status=due, next_retry_at=at)
+
+    def fail(self, job: Job, failure: Failure) -> None:
+        """Mark a job as failed for good; its dead letter is added beside it."""
+        self._leave(job, failure, status=FAILED, next_retry_at=None, completed_at=self._now)
+
+    def requeue_failed(self, job_id: int | None = None) -> list[int]:
+        """Make all failed jobs, or one, pending with a fresh budget; gives their ids."""
+        chosen = [] if job_id is None else [jobs.c.id == job_id]
+        statement = (
+            update(jobs)
+            .where(_has_status(JobStatus.FAILED), *chosen)
+            .values(status=PENDING, attempts=0, next_retry_at=None, completed_at=None)
+            .returning(jobs.c.id)
+        )
+        return list(self._connection.execute(statement).scalars())
+
+    def renew(self, leases: Collection[Lease]) -> int:
+        """Prolong leases; those that are lost already stay lost."""
+        held = [(lease.job_id, lease.fence) for lease in leases]
+        statement = (
+            update(jobs)
+            .where(jobs.c.status == PROCESSING, tuple_(jobs.c.id, jobs.c.fence).in_(held))
+            .values(heartbeat=self._now)
+        )
+        return self._connection.execute(statement).rowcount
+
+    def renew_of_worker(self, worker_id: str) -> int:
+        """Prolong the leases of all jobs that a worker runs."""
+        statement = (
+            update(jobs)
+            .where(jobs.c.status == PROCESSING, jobs.c.worker_id == worker_id)
+            .values(heartbeat=self._now)
+        )
+        return self._connection.execute(statement).rowcount
+
+    def silent_since(self, moment: datetime, limit: int) -> list[Job]:
+        """Find running jobs whose lease was last prolonged before that moment."""
+        statement = (
+            select(jobs)
+            .where(jobs.c.status == PROCESSING, jobs.c.heartbeat < moment)
+            .order_by(jobs.c.heartbeat)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return self._all(statement)
+
+    def counts(self) -> Counts:
+        """Count the jobs by state."""
+        return Counts(*self._connection.execute(_counts).one())
+
+    def count_waiting(self, at_most: int) -> int:
+        """Count the jobs that are pending or scheduled, but not further than `at_most`."""
+        return int(self._connection.execute(_count_waiting, {"at_most": at_most}).scalar_one())
+
+    def list_by_status(self, statuses: Collection[JobStatus], limit: int | None) -> list[Job]:
+        """Read jobs in those states, the newest first."""
+        return self._all(
+            select(jobs)
+            .where(or_(*(_has_status(status) for status in statuses)))
+            .order_by(jobs.c.id.desc())
+            .limit(limit)
+        )
+
+    def delete_ended_before(self, moment: datetime, limit: int) -> int:
+        """Delete jobs that ended before that moment, but for those with a dead letter."""
+        is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
+        old = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
+                jobs.c.completed_at < moment,
+                ~is_dead_letter,
+            )
+            .limit(limit)
+        )
+        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(old))).rowcount
+
+    def purge(self, statuses: Collection[JobStatus]) -> int:
+        """Delete all jobs in those states."""
+        condition = or_(*(_has_status(status) for status in statuses))
+        return self._connection.execute(delete(jobs).where(condition)).rowcount
+
+    def _leave(self, job: Job, failure: Failure, **changes: Any) -> None:
+        """Take a job from its worker, noting why."""
+        self._connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, jobs.c.fence == job.fence)
+            .values(
+                last_error=failure.message,
+                error_type=failure.error_type,
+                error_stack=failure.stack,
+                worker_id=None,
+                heartbeat=None,
+                **changes,
+            )
+        )
+
+    def _all(self, statement: Select[Any]) -> list[Job]:
+        return [self._to_job(row) for row in self._connection.execute(statement)]
+
+    def _to_job(self, row: Row[Any]) -> Job:
+        return Job(
+            id=row.id,
+            payload=json.loads(row.payload),
+            pagina_id=row.pagina_id,
+            status=JobStatus(row.status),
+            priority=JobPriority.from_int(row.priority),
+            attempts=row.attempts,
+            max_attempts=row.max_attempts,
+            retry_delay=row.retry_delay,
+            last_error=row.last_error,
+            error_type=row.error_type,
+            error_stack=row.error_stack,
+            worker_id=row.worker_id,
+            heartbeat=_text(row.heartbeat),
+            created_at=_text(row.created_at),
+            started_at=_text(row.started_at),
+            completed_at=_text(row.completed_at),
+            next_retry_at=_text(row.next_retry_at),
+            shard_id=self._shard_id,
+            timeout_seconds=row.timeout,
+            progress=row.progress,
+            uid=row.uid,
+            fence=row.fence,
+            queue=row.queue,
+        )
+
+
+def _has_status(status: JobStatus) -> ColumnElement[bool]:
+    """Ask for a state in the words that the partial indexes know."""
+    condition = jobs.c.status == STATUSES[status]
+    ended = status in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
+    return and_(condition, jobs.c.completed_at.is_not(None)) if ended else condition
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else to_text(moment)

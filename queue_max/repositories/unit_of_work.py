@@ -1,0 +1,80 @@
+"""Store and UnitOfWork: one transaction on one shard, with the repositories of its tables."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from queue_max.domain.clock import Clock
+from queue_max.exceptions import ShardNotFoundError
+from queue_max.repositories.dead_letters import DeadLetterRepository
+from queue_max.repositories.jobs import JobRepository
+from queue_max.repositories.shard_metadata import ShardMetadataRepository
+from queue_max.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOfWork:
+    """One transaction; `now` was read after its lock was taken, and is its only time."""
+
+    shard_id: int
+    now: datetime
+    jobs: JobRepository
+    dead_letters: DeadLetterRepository
+    metadata: ShardMetadataRepository
+
+
+class Store:
+    """All shards of a queue, each opened as a unit of work."""
+
+    def __init__(self, shards: Sequence[Database], clock: Clock | None = None) -> None:
+        self._shards = {shard.shard_id: shard for shard in shards}
+        self._clock = clock
+        self.shard_ids = range(len(shards))
+
+    @contextmanager
+    def writing(self, shard_id: int, wait: float | None = None) -> Iterator[UnitOfWork]:
+        """Open a transaction: committed on leaving, undone by an exception.
+
+        `wait` is how many seconds to wait for other writers (the busy timeout by default);
+        after that, ShardBusyError.
+        """
+        shard = self._shard(shard_id)
+        with shard.writing(wait) as connection:
+            yield self._unit(shard, shard_id, connection)
+
+    @contextmanager
+    def reading(self, shard_id: int) -> Iterator[UnitOfWork]:
+        """Open a transaction that only reads, and waits for no one."""
+        shard = self._shard(shard_id)
+        with shard.reading() as connection:
+            yield self._unit(shard, shard_id, connection)
+
+    def vacuum(self, shard_id: int) -> None:
+        """Give the free space of a shard back to the file system."""
+        self._shard(shard_id).vacuum()
+
+    def close(self) -> None:
+        """Close all shards."""
+        for shard in self._shards.values():
+            shard.close()
+
+    def _shard(self, shard_id: int) -> Database:
+        try:
+            return self._shards[shard_id]
+        except KeyError:
+            last = len(self.shard_ids) - 1
+            raise ShardNotFoundError(shard_id, f"does not exist; there are 0 to {last}") from None
+
+    def _unit(self, shard: Database, shard_id: int, connection: Connection) -> UnitOfWork:
+        # A lease counted from before the wait for the lock would be too short.
+        now = self._clock() if self._clock else shard.now(connection)
+        return UnitOfWork(
+            shard_id,
+            now,
+            JobRepository(connection, shard_id, now),
+            DeadLetterRepository(connection, shard_id, now),
+            ShardMetadataRepository(connection, now),
+        )

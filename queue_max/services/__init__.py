@@ -1,0 +1,1 @@
+"""One family of verbs each: open a unit of work, ask the domain, write the verdict, then tell."""

@@ -1,0 +1,76 @@
+"""The gates a job passes before it starts: the circuit breaker, then the rate limiter."""
+
+import threading
+
+from queue_max.domain.failures import is_callers_fault
+from queue_max.domain.job import Lease
+from queue_max.exceptions import RateLimitError
+from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
+from queue_max.limits.rate_limiter import RateLimiter
+
+
+class Admission:
+    """Lets jobs start, and lets the breaker know how they ended.
+
+    While the circuit is half open only its probe speaks for it: other jobs, begun before it
+    opened, may still end well or badly, and say nothing about now.
+    """
+
+    def __init__(self, limiter: RateLimiter, breaker: CircuitBreaker) -> None:
+        self._limiter = limiter
+        self._breaker = breaker
+        self._probe: Lease | None = None
+        self._lock = threading.Lock()
+
+    def admit(self, patience: float) -> bool:
+        """Take what one job needs to start; waits up to `patience` seconds for a token."""
+        if not self._breaker.is_allowed():
+            return False
+        try:
+            return self._limiter.acquire(timeout=patience)
+        except RateLimitError:
+            self._breaker.release()
+            return False
+
+    def withdraw(self) -> None:
+        """Give back what was taken: there was no job after all."""
+        self._limiter.give_back()
+        self._breaker.release()
+
+    def started(self, lease: Lease) -> None:
+        """Note the job that was admitted: in a half-open circuit it is the probe."""
+        if self._breaker.state is CircuitState.HALF_OPEN:
+            with self._lock:
+                self._probe = lease
+
+    def succeeded(self, lease: Lease) -> None:
+        """Tell the breaker that a job is done."""
+        if self._speaks_for_circuit(lease):
+            self._breaker.record_success()
+
+    def failed(self, lease: Lease, error: BaseException | str) -> None:
+        """Tell the breaker that a job failed; its own fault counts for nothing."""
+        if not self._speaks_for_circuit(lease):
+            return
+        if isinstance(error, BaseException) and is_callers_fault(error):
+            self._breaker.release()
+        else:
+            self._breaker.record_failure()
+
+    def handed_back(self, lease: Lease) -> None:
+        """Note that a job ended without an outcome: if it was the probe, another one may go."""
+        if self._speaks_for_circuit(lease):
+            self._breaker.release()
+
+    def wait(self) -> float:
+        """Tell in how many seconds a job could be admitted; 0 for now."""
+        return max(self._limiter.get_retry_after(), self._breaker.get_retry_after())
+
+    def _speaks_for_circuit(self, lease: Lease) -> bool:
+        if self._breaker.state is CircuitState.CLOSED:
+            return True
+        with self._lock:
+            is_probe = self._probe == lease
+            if is_probe:
+                self._probe = None
+            return is_probe

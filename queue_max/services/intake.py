@@ -1,0 +1,136 @@
+"""Taking jobs in: one, many, or a file of them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from queue_max.domain.events import Events
+from queue_max.domain.job import JobHandle, NewJob
+from queue_max.domain.jobfile import Format, read_jobs
+from queue_max.domain.payload import check_job
+from queue_max.domain.routing import shard_for
+from queue_max.exceptions import InvalidJobError, PartialBatchError, ShardError
+from queue_max.repositories.unit_of_work import Store
+from queue_max.services.backlog import BacklogAlarm
+
+BATCH = 1000
+"""Jobs of a file that are stored in one transaction a shard."""
+
+_FIELDS = frozenset({"payload", "pagina_id", "priority", "max_retries", "retry_delay"})
+
+
+class IntakeService:
+    """Checks jobs, chooses their shards and stores them; then tells."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: Events,
+        alarm: BacklogAlarm,
+        rng: random.Random,
+        max_retries: int,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._alarm = alarm
+        self._rng = rng
+        self._max_retries = max_retries
+
+    def submit(self, item: Mapping[str, Any]) -> JobHandle:
+        """Store one job, described by the arguments of `enqueue`."""
+        return self._store_all([self._check_fields(item)])[0]
+
+    def submit_many(self, items: Iterable[Mapping[str, Any]]) -> list[JobHandle]:
+        """Store jobs, all of a shard or none; nothing at all when one of them is bad.
+
+        Raises InvalidJobError that names the position of the bad one, and PartialBatchError
+        when a shard refuses while others have stored their part.
+        """
+        return self._store_all([self._check(item, f"job {at}") for at, item in enumerate(items)])
+
+    def submit_file(
+        self, path: Path, file_format: Format, *, skip_bad_lines: bool
+    ) -> tuple[int, int]:
+        """Store the jobs of a file; gives how many were taken and how many lines skipped.
+
+        The file is read twice, line by line: first to check it, so that nothing is taken of a
+        bad one, which raises InvalidJobError with the number of its line.
+        """
+        if not skip_bad_lines:
+            for line, item in read_jobs(path, file_format):
+                self._check(item, f"line {line}")
+        taken, skipped = 0, 0
+        lines = iter(read_jobs(path, file_format))
+        while chunk := list(islice(lines, BATCH)):
+            good = []
+            for line, item in chunk:
+                try:
+                    good.append(self._check(item, f"line {line}"))
+                except InvalidJobError:
+                    if not skip_bad_lines:
+                        raise
+                    skipped += 1
+            taken += len(self._store_all(good))
+        return taken, skipped
+
+    def _check(self, item: object, where: str) -> NewJob:
+        """Check the arguments of one `enqueue`; an error says where they stand."""
+        try:
+            if isinstance(item, InvalidJobError):
+                raise item
+            if not isinstance(item, Mapping):
+                raise InvalidJobError(f"should be a dict, not {type(item).__name__}")
+            return self._check_fields(item)
+        except InvalidJobError as error:
+            raise type(error)(f"{where}: {error}") from error
+
+    def _check_fields(self, item: Mapping[str, Any]) -> NewJob:
+        if "payload" not in item:
+            raise InvalidJobError("has no 'payload'")
+        if unknown := item.keys() - _FIELDS:
+            raise InvalidJobError(
+                f"unknown {', '.join(sorted(map(repr, unknown)))}; there are "
+                f"{', '.join(sorted(_FIELDS))}"
+            )
+        given = {name: value for name, value in item.items() if value is not None}
+        return check_job(**{"payload": None, "max_retries": self._max_retries} | given)
+
+    def _store_all(self, new: Sequence[NewJob]) -> list[JobHandle]:
+        """Store jobs shard by shard; gives their handles in the order of the jobs."""
+        count = len(self._store.shard_ids)
+        by_shard: dict[int, list[NewJob]] = defaultdict(list)
+        for job in new:
+            by_shard[shard_for(job.pagina_id, count, self._rng)].append(job)
+        handles: dict[str, JobHandle] = {}
+        refusal: ShardError | None = None
+        for shard_id, part in by_shard.items():
+            try:
+                with self._store.writing(shard_id) as unit:
+                    ids = unit.jobs.add(part)
+            except ShardError as error:
+                refusal = error
+                continue
+            stored = [
+                JobHandle(job_id, shard_id, job.uid) for job_id, job in zip(ids, part, strict=True)
+            ]
+            handles |= {handle.uid: handle for handle in stored}
+            self._tell(stored)
+        ordered = [handles[job.uid] for job in new if job.uid in handles]
+        if refusal is not None:
+            raise self._explain(refusal, ordered) from refusal
+        return ordered
+
+    def _tell(self, stored: Sequence[JobHandle]) -> None:
+        for handle in stored:
+            self._events.publish("job_enqueued", job_id=handle["id"], shard_id=handle["shard_id"])
+        self._alarm.added(len(stored))
+
+    def _explain(self, refusal: ShardError, stored: Sequence[JobHandle]) -> ShardError:
+        if not stored:
+            return refusal
+        return PartialBatchError(
+            refusal.shard_id, f"{refusal}; {len(stored)} jobs are stored in other shards", stored
+        )

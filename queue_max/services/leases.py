@@ -1,0 +1,51 @@
+"""The leases this process holds, and keeping them."""
+
+import logging
+import threading
+from collections import defaultdict
+from datetime import datetime
+
+from queue_max.domain.job import Lease
+from queue_max.exceptions import ShardError
+from queue_max.repositories.unit_of_work import Store
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseService:
+    """Prolongs the leases of all jobs that run in this process, in one statement a shard."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: set[Lease] = set()
+        self._lock = threading.Lock()
+        self.last_renewal: datetime | None = None
+
+    def hold(self, lease: Lease) -> None:
+        """Keep a lease from now on."""
+        with self._lock:
+            self._held.add(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """Keep it no longer."""
+        with self._lock:
+            self._held.discard(lease)
+
+    def renew(self) -> None:
+        """Prolong all that are held; a shard that cannot be reached does not harm the others."""
+        by_shard = defaultdict(list)
+        with self._lock:
+            for lease in self._held:
+                by_shard[lease.shard_id].append(lease)
+        for shard_id, leases in by_shard.items():
+            try:
+                with self._store.writing(shard_id) as unit:
+                    unit.jobs.renew(leases)
+                    self.last_renewal = unit.now
+            except ShardError as error:
+                logger.warning("%d leases not renewed, another try follows: %s", len(leases), error)
+
+    def renew_of_worker(self, shard_id: int, worker_id: str) -> int:
+        """Prolong the leases that a worker has in a shard, by its name."""
+        with self._store.writing(shard_id) as unit:
+            return unit.jobs.renew_of_worker(worker_id)

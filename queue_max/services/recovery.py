@@ -1,0 +1,61 @@
+"""Giving back the jobs of workers that went silent."""
+
+import logging
+from datetime import timedelta
+
+from queue_max.domain.failures import Failure
+from queue_max.exceptions import ShardError
+from queue_max.repositories.unit_of_work import Store
+from queue_max.services.retry import RetryService
+
+logger = logging.getLogger(__name__)
+
+STEP = 200
+"""Jobs recovered in one transaction: more would hold the lock for too long."""
+
+
+class RecoveryService:
+    """Ends leases that nobody prolongs.
+
+    The jobs run again, or are buried when they had their attempts: one counts from its start,
+    so that a job which kills its worker does not do so for ever.
+    """
+
+    def __init__(self, store: Store, retry: RetryService, lease_time: timedelta) -> None:
+        self._store = store
+        self._retry = retry
+        self._lease_time = lease_time
+
+    def recover(self, *, at_once: bool = False) -> int:
+        """Recover the jobs of all shards; gives how many.
+
+        A job is due again at once the first time its worker died, later by its back-off; always
+        at once when asked for.
+        """
+        recovered = 0
+        for shard_id in self._store.shard_ids:
+            try:
+                while step := self._recover_some(shard_id, at_once):
+                    recovered += step
+            except ShardError as error:
+                logger.warning("no recovery there now, another try follows: %s", error)
+        return recovered
+
+    def _recover_some(self, shard_id: int, at_once: bool) -> int:
+        with self._store.reading(shard_id) as unit:
+            if not unit.jobs.silent_since(unit.now - self._lease_time, limit=1):
+                return 0
+        verdicts = []
+        with self._store.writing(shard_id) as unit:
+            for job in unit.jobs.silent_since(unit.now - self._lease_time, STEP):
+                failure = Failure(
+                    "WorkerDied",
+                    f"worker {job.worker_id} was last heard of at {job.heartbeat}",
+                )
+                first_time = job.attempts == 1
+                verdict = self._retry.lose(unit, job, failure, at_once=at_once or first_time)
+                verdicts.append((job, failure, verdict))
+        for job, failure, verdict in verdicts:
+            logger.warning("job %s recovered: %s", job.key, failure.message)
+            self._retry.tell(job, failure, verdict)
+        return len(verdicts)

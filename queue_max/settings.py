@@ -1,0 +1,159 @@
+"""Settings: the only reader of the environment."""
+
+import math
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from queue_max.exceptions import ConfigurationError
+
+PREFIX = "QUEUE_MAX_"
+ENV_FILE = ".env"
+
+
+class Durability(StrEnum):
+    """What an acknowledged job survives."""
+
+    FULL = "full"
+    """Power cuts too: every commit is flushed to the disk."""
+
+    NORMAL = "normal"
+    """Any death of the process; a power cut may take the last moments."""
+
+
+class LogLevel(StrEnum):
+    """The levels of the standard library's logging."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+def _whole_or_infinite(value: object) -> object:
+    """Read a limit: a whole number of at least 1; "none" or infinity switch it off."""
+    if isinstance(value, str) and value.strip().lower() in {"none", "inf"}:
+        return math.inf
+    if value == math.inf:
+        return math.inf
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError("Input should be a whole number of at least 1, or none for no limit")
+    return number
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not a bool")
+    return value
+
+
+Limit = Annotated[int | float, BeforeValidator(_whole_or_infinite)]
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Seconds = Annotated[float, BeforeValidator(_not_bool)]
+
+
+def _named(name: str, *, default: Any, **constraints: Any) -> Any:
+    """Declare a setting under its bare name and, first, under the prefixed one."""
+    if name.startswith("QUEUE_"):
+        return Field(default, validation_alias=AliasChoices(name), **constraints)
+    return Field(default, validation_alias=AliasChoices(PREFIX + name, name), **constraints)
+
+
+class Settings(BaseSettings):
+    """All settings; an argument beats the environment, that beats `.env`, that the default."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        populate_by_name=True,
+        extra="ignore",
+        case_sensitive=True,
+        env_ignore_empty=True,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+    )
+
+    shards: Whole | None = _named("NUM_SHARDS", default=None, ge=1, le=1024)
+    """Number of shards; None: the stored number, 6 for a new queue."""
+    rate_limit: Limit = _named("RATE_LIMIT_MAX", default=160)
+    """Jobs started a minute, or infinity."""
+    max_retries: Whole = _named("QUEUE_MAX_RETRIES", default=3, ge=0, le=1000)
+    circuit_breaker_threshold: Limit = _named("CIRCUIT_FAILURE_THRESHOLD", default=5)
+    circuit_breaker_timeout: Seconds = _named(
+        "CIRCUIT_TIMEOUT", default=60.0, gt=0, allow_inf_nan=False
+    )
+    """Seconds before an open circuit lets a probe pass."""
+    busy_timeout_ms: Whole = _named("DB_BUSY_TIMEOUT", default=30_000, ge=1)
+    data_dir: Path = _named("DATA_DIR", default=Path("data"))
+    cache_size: Whole = _named("CACHE_SIZE", default=500, ge=1)
+    """SQLite's page cache for each connection, in pages of 4 KiB."""
+    mmap_size: Whole = _named("MMAP_SIZE", default=0, ge=0)
+    heartbeat_interval_ms: Whole = _named("HEARTBEAT_INTERVAL", default=5_000, ge=1)
+    stuck_timeout_ms: Whole = _named("STUCK_TIMEOUT", default=30_000, ge=1)
+    recovery_interval_ms: Whole = _named("RECOVERY_INTERVAL", default=10_000, ge=1)
+    cleanup_days: Whole = _named("CLEANUP_DAYS", default=7, ge=0)
+    alert_threshold: Whole = _named("QUEUE_ALERT_THRESHOLD", default=1_000, ge=1)
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = _named(
+        "QUEUE_MAX_LOG_LEVEL", default=LogLevel.WARNING
+    )
+    durability: Durability = Field(
+        Durability.FULL, validation_alias=AliasChoices("QUEUE_MAX_DURABILITY")
+    )
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Read the environment and `.env` beneath the arguments that are not None.
+
+        Raises ConfigurationError, which names the variable or argument that was really set,
+        its value and what is allowed.
+        """
+        arguments = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls(**arguments)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error, arguments)) from error
+
+
+def names_of(field: FieldInfo) -> list[str]:
+    """Tell the environment variables a setting is read from, the winning one first."""
+    assert isinstance(field.validation_alias, AliasChoices)  # noqa: S101 - for the type checker
+    return [str(choice) for choice in field.validation_alias.choices]
+
+
+def _explain(error: ValidationError, arguments: Mapping[str, object]) -> str:
+    return "; ".join(
+        f"{_source(str(problem['loc'][0]), arguments)}={problem['input']!r}: "
+        f"{problem['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
+        for problem in error.errors(include_url=False)
+    )
+
+
+def _source(location: str, arguments: Mapping[str, object]) -> str:
+    """Name what was really set: an argument, a variable, or a line of `.env`."""
+    if location in arguments:
+        return location
+    names = next(
+        names
+        for field, info in Settings.model_fields.items()
+        if location in (names := [field, *names_of(info)])
+    )
+    for name in names:
+        if os.environ.get(name):  # noqa: TID251 - this module is the edge
+            return name
+    written = dotenv_values(ENV_FILE)
+    return next((f"{name} (in {ENV_FILE})" for name in names if written.get(name)), location)

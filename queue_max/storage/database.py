@@ -1,0 +1,64 @@
+"""One database, a shard or the control database, wherever it lies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from queue_max.exceptions import ShardBusyError, ShardError
+
+
+class Database(ABC):
+    """Transactions on one database; what the driver raises in them leaves as a ShardError."""
+
+    def __init__(self, url: URL, shard_id: int | None) -> None:
+        self.url = url
+        self.shard_id = shard_id
+        """None for the control database."""
+
+    @property
+    def label(self) -> str:
+        """What to call it before people."""
+        return "control database" if self.shard_id is None else f"shard {self.shard_id}"
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that sees one state of the database and changes nothing."""
+
+    @abstractmethod
+    def writing(self, wait: float | None = None) -> AbstractContextManager[Connection]:
+        """Open a transaction that is committed on leaving, and undone by an exception.
+
+        `wait` is how many seconds to wait for other writers (the busy timeout by default);
+        after that, ShardBusyError.
+        """
+
+    @abstractmethod
+    def now(self, connection: Connection) -> datetime:
+        """Read the clock that leases and schedules of this database go by."""
+
+    @abstractmethod
+    def vacuum(self) -> None:
+        """Give freed space back to the file system."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""
+
+    @abstractmethod
+    def _translate(self, error: DBAPIError) -> ShardError:
+        """Say in our words what the driver raised."""
+
+    @contextmanager
+    def _speaking_of_shards(self) -> Iterator[None]:
+        """Turn errors of the driver and the pool into ours; all others pass untouched."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._translate(error) from error
+        except PoolTimeout as error:
+            raise ShardBusyError(self.shard_id, "all its connections are in use") from error

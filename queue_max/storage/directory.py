@@ -1,0 +1,261 @@
+"""The data directory: which files belong to a queue, made once and never lost track of.
+
+`control.db` holds the shard map. A shard is entered there before its file is made, so that a
+file which is missing later is known to be missing, and is never made anew in silence. Each shard
+mirrors the directory's identity and size, so that the map can be made anew from the shards.
+"""
+
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, select, update
+
+from queue_max.exceptions import (
+    ConfigurationError,
+    QueueNotFoundError,
+    SchemaError,
+    ShardError,
+)
+from queue_max.storage import migrations
+from queue_max.storage.database import Database
+from queue_max.storage.migrations import CONTROL, SHARD, History
+from queue_max.storage.schema import directory, shard_map, shard_metadata
+from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
+
+DEFAULT_SHARDS = 6
+
+_SHARD_FILE = re.compile(r"shard_(\d+)\.db")
+
+# The threads of a process prepare one directory at a time; processes take the control
+# database's write lock.
+_preparing = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One shard as the map has it."""
+
+    shard_id: int
+    path: Path
+    is_new: bool
+    """Its file may not have been made yet."""
+
+
+class Directory:
+    """A folder with the files of one queue."""
+
+    def __init__(self, path: Path, options: SqliteOptions) -> None:
+        self.path = path.expanduser().absolute()
+        self.backups = self.path / "backups"
+        self._options = options
+        self._control = SqliteDatabase(self.path / "control.db", None, options)
+        self._shards: dict[int, SqliteDatabase] = {}
+
+    def exists(self) -> bool:
+        """Tell whether a queue of this version, or of 0.1, lies here."""
+        return self._control.path.exists() or bool(self._files())
+
+    def open(self, shards: int | None, *, auto_migrate: bool = True) -> Sequence[SqliteDatabase]:
+        """Open all shards; make them, or bring them up to date, unless told not to.
+
+        `shards` is None for the number that is stored (6 for a new queue). Raises
+        ConfigurationError when another number is stored, SchemaError when `auto_migrate` is
+        off and something is to be done, ShardMissingError when a file is gone.
+        """
+        if auto_migrate:
+            for _database, error in self.upgrade(shards):
+                if error is not None:
+                    raise error
+        remedy = f"run `queue-max db upgrade --data-dir {self.path}`"
+        if not self._control.path.exists():
+            raise SchemaError(None, f"{self._control.path} has not been made; {remedy}")
+        migrations.require(self._control, CONTROL, remedy)
+        entries = self._entries()
+        if not entries:
+            raise SchemaError(None, f"no shards have been made; {remedy}")
+        self._refuse_another_count(entries, shards)
+        opened = [self._database(entry) for entry in entries]
+        for database in opened:
+            migrations.require(database, SHARD, remedy)
+            self._refuse_foreign(database)
+        return opened
+
+    def upgrade(
+        self, shards: int | None = None
+    ) -> Iterator[tuple[SqliteDatabase, ShardError | None]]:
+        """Make what is missing and migrate what is old; one entry a shard, with its error if any.
+
+        A shard that fails does not keep the others from being upgraded.
+        """
+        with _preparing:
+            self._make_control()
+            entries = self._entries() or self._plan(shards)
+        self._refuse_another_count(entries, shards)
+        for entry in entries:
+            database = self._database(entry)
+            try:
+                self._prepare(entry, database)
+            except ShardError as error:
+                yield database, error
+            else:
+                yield database, None
+
+    def existing(self, history: History) -> Sequence[Database]:
+        """Give the databases of one history as they are, whatever state they are in."""
+        if not self.exists():
+            raise QueueNotFoundError(f"there is no queue in {self.path}")
+        if history is CONTROL:
+            return [self._control] if self._control.path.exists() else []
+        known = self._control.path.exists() and migrations.revision(self._control, CONTROL)
+        entries = self._entries() if known else []
+        return [self._database(entry) for entry in entries or self._found_entries()]
+
+    def close(self) -> None:
+        """Close all databases."""
+        for database in (self._control, *self._shards.values()):
+            database.close()
+
+    def _make_control(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_file(self._control.path)
+        except OSError as error:
+            raise ShardError(None, f"cannot be made in {self.path}: {error.strerror}") from error
+        migrations.upgrade(self._control, CONTROL, self.backups)
+
+    def _plan(self, shards: int | None) -> list[Entry]:
+        """Enter the shards into the map; where files lie already, those and no others."""
+        with self._control.writing() as connection:
+            if entries := self._read_entries(connection):
+                return entries  # another starter was faster
+            identity, entries = self._adopt() or (
+                str(uuid.uuid4()),
+                [self._entry(number, is_new=True) for number in range(shards or DEFAULT_SHARDS)],
+            )
+            self._refuse_another_count(entries, shards)
+            now = self._control.now(connection)
+            connection.execute(insert(directory), {"id": identity, "created_at": now})
+            connection.execute(
+                insert(shard_map),
+                [
+                    {
+                        "shard_id": entry.shard_id,
+                        "location": entry.path.name,
+                        "is_new": entry.is_new,
+                        "added_at": now,
+                    }
+                    for entry in entries
+                ],
+            )
+            return entries
+
+    def _adopt(self) -> tuple[str, list[Entry]] | None:
+        """Find out what the shard files that lie here belong to; None when there are none."""
+        found = self._found_entries()
+        if not found:
+            return None
+        for entry in found:
+            if mirror := self._mirror(self._database(entry)):
+                identity, count = mirror
+                return identity, [self._entry(number, is_new=False) for number in range(count)]
+        expected = [self._entry(number, is_new=False) for number in range(len(found))]
+        if found != expected:
+            names = ", ".join(entry.path.name for entry in found)
+            raise ConfigurationError(
+                f"{self.path} holds {names}: shard files are numbered from 0 without gaps. "
+                "Bring back the missing ones from a backup, or move the stray ones away"
+            )
+        return str(uuid.uuid4()), found
+
+    def _prepare(self, entry: Entry, database: SqliteDatabase) -> None:
+        """Make or migrate one shard; others who start meanwhile wait for the control database."""
+        if not entry.is_new and migrations.revision(database, SHARD) == SHARD.head:
+            return
+        with _preparing, self._control.writing() as connection:
+            if entry.is_new:
+                _make_file(entry.path)
+            entry.path.chmod(0o600)
+            migrations.upgrade(database, SHARD, self.backups)
+            self._write_mirror(database, *self._identity(connection))
+            connection.execute(
+                update(shard_map).where(shard_map.c.shard_id == entry.shard_id).values(is_new=0)
+            )
+
+    def _database(self, entry: Entry) -> SqliteDatabase:
+        number = entry.shard_id
+        if number not in self._shards:
+            self._shards[number] = SqliteDatabase(entry.path, number, self._options)
+        return self._shards[number]
+
+    def _files(self) -> list[int]:
+        names = (path.name for path in self.path.glob("shard_*.db"))
+        return sorted(int(match[1]) for name in names if (match := _SHARD_FILE.fullmatch(name)))
+
+    def _found_entries(self) -> list[Entry]:
+        return [self._entry(number, is_new=False) for number in self._files()]
+
+    def _entry(self, number: int, *, is_new: bool) -> Entry:
+        return Entry(number, self.path / f"shard_{number}.db", is_new)
+
+    def _entries(self) -> list[Entry]:
+        with self._control.reading() as connection:
+            return self._read_entries(connection)
+
+    def _read_entries(self, connection: Connection) -> list[Entry]:
+        rows = connection.execute(select(shard_map).order_by(shard_map.c.shard_id)).all()
+        return [Entry(row.shard_id, self.path / row.location, bool(row.is_new)) for row in rows]
+
+    def _identity(self, connection: Connection) -> tuple[str, int]:
+        """Read the directory's id and how many shards it has."""
+        identity = connection.execute(select(directory.c.id)).scalar_one()
+        return identity, len(self._read_entries(connection))
+
+    def _mirror(self, database: Database) -> tuple[str, int] | None:
+        if migrations.revision(database, SHARD) in {None, migrations.BASELINE}:
+            return None
+        with database.reading() as connection:
+            row = connection.execute(
+                select(shard_metadata.c.directory_id, shard_metadata.c.num_shards)
+            ).one_or_none()
+        return None if row is None or row.directory_id is None else (row[0], row[1])
+
+    def _write_mirror(self, database: Database, identity: str, count: int) -> None:
+        with database.writing() as connection:
+            mirror = {"directory_id": identity, "num_shards": count}
+            changed = connection.execute(update(shard_metadata).values(mirror)).rowcount
+            if not changed:
+                connection.execute(
+                    insert(shard_metadata).values(
+                        shard_id=database.shard_id, created_at=database.now(connection), **mirror
+                    )
+                )
+
+    def _refuse_foreign(self, database: Database) -> None:
+        with self._control.reading() as connection:
+            identity, count = self._identity(connection)
+        if self._mirror(database) != (identity, count):
+            raise ShardError(
+                database.shard_id,
+                f"{database.url.database} belongs to another queue than {self._control.path}: "
+                "was it copied from elsewhere?",
+            )
+
+    def _refuse_another_count(self, entries: Sequence[Entry], shards: int | None) -> None:
+        if shards is not None and shards != len(entries):
+            raise ConfigurationError(
+                f"shards={shards}: {self.path} holds {len(entries)} shards. Leave the number out "
+                f"(NUM_SHARDS too) or say {len(entries)}; another number would strand their jobs"
+            )
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty file that only its owner can read; leave one that is there."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return

@@ -1,0 +1,197 @@
+"""The tables: Portuguese on disk, English in Python, translated here and nowhere else."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    literal_column,
+    text,
+)
+
+from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, JobStatus
+from queue_max.storage.types import UtcTime
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+shard_tables = MetaData(naming_convention=NAMES)
+control_tables = MetaData(naming_convention=NAMES)
+
+# SQLite numbers rows by itself only in a column that is called INTEGER.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+# Statuses go into statements as literals: bound, no planner can match them with the partial
+# indexes below (two to three times slower on SQLite, a sequential scan on PostgreSQL).
+PENDING = literal_column(f"'{JobStatus.PENDING}'", Text)
+SCHEDULED = literal_column(f"'{JobStatus.SCHEDULED}'", Text)
+PROCESSING = literal_column(f"'{JobStatus.PROCESSING}'", Text)
+COMPLETED = literal_column(f"'{JobStatus.COMPLETED}'", Text)
+FAILED = literal_column(f"'{JobStatus.FAILED}'", Text)
+CANCELLED = literal_column(f"'{JobStatus.CANCELLED}'", Text)
+STATUSES = {
+    JobStatus.PENDING: PENDING,
+    JobStatus.SCHEDULED: SCHEDULED,
+    JobStatus.PROCESSING: PROCESSING,
+    JobStatus.COMPLETED: COMPLETED,
+    JobStatus.FAILED: FAILED,
+    JobStatus.CANCELLED: CANCELLED,
+}
+
+jobs = Table(
+    "fila",
+    shard_tables,
+    Column("id", _Id, primary_key=True),
+    Column("pagina_id", BigInteger),
+    Column("payload", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default=JobStatus.PENDING),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("tentativas", Integer, key="attempts", nullable=False, server_default="0"),
+    Column("max_tentativas", Integer, key="max_attempts", nullable=False, server_default="3"),
+    Column("retry_delay", BigInteger, nullable=False, server_default=str(DEFAULT_RETRY_DELAY)),
+    Column("last_error", Text),
+    Column("error_type", Text),
+    Column("error_stack", Text),
+    Column("worker_id", Text),
+    Column("heartbeat", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("completed_at", UtcTime),
+    Column("next_retry_at", UtcTime),
+    # Beyond the 0.1 layout:
+    Column("uid", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("queue", Text, nullable=False, server_default=DEFAULT_QUEUE),
+    Column("task", Text),
+    Column("concurrency_key", Text),
+    Column("rate_key", Text),
+    Column("cost", Integer, nullable=False, server_default="1"),
+    Column("breaker", Text),
+    Column("held_by", Text),
+    Column("timeout", Float),
+    Column("retry_policy", Text),
+    Column("checksum", BigInteger),
+    Column("progress", Float, nullable=False, server_default="0"),
+    Column("result", Text),
+    Column("keep_until", UtcTime),
+    Column("headers", Text),
+    CheckConstraint(f"status IN ({', '.join(repr(str(each)) for each in JobStatus)})", "status"),
+    sqlite_autoincrement=True,
+)
+
+Index("uq_fila_uid", jobs.c.uid, unique=True)
+# What a claim walks: only jobs that may run, in the order they are to be taken.
+Index(
+    "ix_fila_pending",
+    jobs.c.queue,
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=text("status = 'pending'"),
+    postgresql_where=text("status = 'pending'"),
+)
+# What promotion walks: the earliest due first.
+Index(
+    "ix_fila_scheduled",
+    jobs.c.next_retry_at,
+    sqlite_where=text("status = 'scheduled'"),
+    postgresql_where=text("status = 'scheduled'"),
+)
+Index(
+    "ix_fila_processing",
+    jobs.c.heartbeat,
+    sqlite_where=text("status = 'processing'"),
+    postgresql_where=text("status = 'processing'"),
+)
+# What listing the failed, and retention, walk; jobs that have not ended are not in it.
+Index(
+    "ix_fila_ended",
+    jobs.c.status,
+    jobs.c.completed_at,
+    sqlite_where=text("completed_at IS NOT NULL"),
+    postgresql_where=text("completed_at IS NOT NULL"),
+)
+
+dead_letters = Table(
+    "dead_letter_queue",
+    shard_tables,
+    Column("id", _Id, primary_key=True),
+    Column("original_job_id", BigInteger, key="job_id"),
+    Column("payload", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("error_type", Text, nullable=False),
+    Column("failed_at", UtcTime, nullable=False),
+    Column("shard_id", Integer),
+    # Beyond the 0.1 layout:
+    Column("uid", Text),
+    Column("reason", Text),
+    Column("error_stack", Text),
+    sqlite_autoincrement=True,
+)
+Index("ix_dead_letter_queue_failed_at", dead_letters.c.failed_at)
+Index("ix_dead_letter_queue_original_job_id", dead_letters.c.job_id)
+
+shard_metadata = Table(
+    "shard_metadata",
+    shard_tables,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("last_vacuum", UtcTime),
+    Column("total_jobs_processed", BigInteger, key="processed", nullable=False, server_default="0"),
+    Column("total_jobs_failed", BigInteger, key="failed", nullable=False, server_default="0"),
+    # Beyond the 0.1 layout: a mirror of the control database, so that it can be made anew.
+    Column("directory_id", Text),
+    Column("num_shards", Integer),
+)
+
+attempts = Table(
+    "attempts",
+    shard_tables,
+    Column("id", _Id, primary_key=True),
+    Column("uid", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker_id", Text),
+    Column("started_at", UtcTime),
+    Column("ended_at", UtcTime, nullable=False),
+    Column("error_type", Text),
+    Column("error", Text),
+    Column("error_stack", Text),
+)
+Index("ix_attempts_uid", attempts.c.uid)
+
+unique_keys = Table(
+    "unique_keys",
+    shard_tables,
+    Column("key", Text, primary_key=True),
+    Column("uid", Text, nullable=False),
+    Column("until", UtcTime),
+)
+Index("ix_unique_keys_until", unique_keys.c.until)
+
+directory = Table(
+    "directory",
+    control_tables,
+    Column("id", Text, primary_key=True),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+shard_map = Table(
+    "shard_map",
+    control_tables,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    # A file beside the control database, by its name.
+    Column("location", Text, nullable=False),
+    # True until the shard's database has been made: only then may a missing one be created.
+    Column("is_new", Integer, nullable=False),
+    Column("added_at", UtcTime, nullable=False),
+)

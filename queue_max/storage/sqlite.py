@@ -1,0 +1,244 @@
+"""Databases that are SQLite files: pragmas, whose turn it is to write, and upkeep."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+from queue_max.domain.clock import utc_now
+from queue_max.exceptions import (
+    ConfigurationError,
+    ShardBusyError,
+    ShardDamagedError,
+    ShardError,
+    ShardMissingError,
+)
+from queue_max.storage import driver
+from queue_max.storage.database import Database
+
+# Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
+_BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
+
+_CONNECTIONS = 3  # one writes, two read
+_CHECKPOINT_WAIT_MS = 250  # while it waits for readers, no one can write
+_WAL_LIMIT = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqliteOptions:
+    """How files are opened."""
+
+    busy_timeout_ms: int = 30_000
+    cache_size: int = 500
+    """Page cache of each connection, in pages."""
+    mmap_size: int = 0
+    """Bytes of each file that are mapped into memory."""
+    full_sync: bool = True
+    """Whether each commit is flushed to the disk."""
+
+    def __post_init__(self) -> None:
+        chosen = driver.choose()
+        if self.mmap_size and chosen.has_wal_reset_bug:
+            raise ConfigurationError(
+                f"MMAP_SIZE={self.mmap_size}: should be 0 with {chosen.name}, which can lose "
+                "commits (the WAL-reset bug), the more easily so with memory mapping; "
+                "`pip install queue-max[sqlite]` brings a sound library"
+            )
+
+    def pragmas(self) -> dict[str, str | int]:
+        """Give the pragmas for a new connection, in order."""
+        return {
+            # First, so that the switch to WAL waits for others too.
+            "busy_timeout": self.busy_timeout_ms,
+            "journal_mode": "WAL",
+            "synchronous": "FULL" if self.full_sync else "NORMAL",
+            "cache_size": self.cache_size,
+            "mmap_size": self.mmap_size,
+            "temp_store": "MEMORY",
+            "journal_size_limit": _WAL_LIMIT,
+            # An affected library checkpoints in storage.checkpoints only.
+            "wal_autocheckpoint": 0 if driver.choose().has_wal_reset_bug else 1000,
+        }
+
+
+class SqliteDatabase(Database):
+    """One file: all threads of the process share one writing and two reading connections."""
+
+    def __init__(self, path: Path, shard_id: int | None, options: SqliteOptions) -> None:
+        super().__init__(URL.create("sqlite", database=str(path)), shard_id)
+        self.path = path
+        self._busy_timeout = options.busy_timeout_ms / 1000
+        self._engine = _engine(path, options)
+        self._turn = threading.Lock()
+        self._writer: Connection | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that sees one state of the file; writers do not wait for it."""
+        with self._speaking_of_shards(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, wait: float | None = None) -> Iterator[Connection]:
+        """Take the turn to write, in this process and among all others."""
+        deadline = time.monotonic() + (self._busy_timeout if wait is None else wait)
+        with self._speaking_of_shards(), self._turn_to_write(deadline):
+            connection = self._writing_connection()
+            try:
+                with _begin_immediate(connection, deadline):
+                    yield connection
+            except DBAPIError:
+                self._give_up_writer()
+                raise
+
+    def now(self, connection: Connection) -> datetime:
+        """Read the wall clock: on one host, all processes share it."""
+        return utc_now()
+
+    def vacuum(self) -> None:
+        """Rebuild the file without the pages that are free; needs room for a second copy."""
+        with self._turn_to_write(time.monotonic() + self._busy_timeout):
+            self._run_alone("VACUUM")
+
+    def checkpoint(self) -> bool:
+        """Move the WAL into the file and empty it; False when readers were in the way."""
+        with (
+            self._turn_to_write(time.monotonic() + self._busy_timeout),
+            self._speaking_of_shards(),
+            self._engine.connect() as connection,
+        ):
+            cursor = connection.connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            cursor.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+            return not busy
+
+    def wal_bytes(self) -> int:
+        """Tell how large the WAL is; asked of the file system, without opening anything."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def copy_to(self, target: Path) -> None:
+        """Write a consistent copy of the file, as it is now, to a path where nothing is."""
+        self._run_alone("VACUUM INTO ?", str(target))
+
+    def close(self) -> None:
+        """Close all connections; a transaction that runs is let finish first."""
+        with self._turn:
+            self._give_up_writer()
+            self._engine.dispose()
+
+    @contextmanager
+    def _turn_to_write(self, deadline: float) -> Iterator[None]:
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise ShardBusyError(self.shard_id, "other threads of this process are writing")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _writing_connection(self) -> Connection:
+        if self._writer is None:
+            connection = self._engine.connect().execution_options(sqlite_begin="IMMEDIATE")
+            # Only BEGIN can meet another writer, and there we wait in our own way.
+            connection.connection.cursor().execute("PRAGMA busy_timeout = 0")
+            self._writer = connection
+        return self._writer
+
+    def _give_up_writer(self) -> None:
+        """Open a new connection for the next turn: after an error, the old one is doubtful."""
+        if self._writer is not None:
+            self._writer.invalidate()
+            self._writer.close()
+            self._writer = None
+
+    def _run_alone(self, statement: str, *values: str) -> None:
+        """Run a statement that SQLite refuses inside of a transaction."""
+        with self._speaking_of_shards(), self._engine.connect() as connection:
+            raw = connection.connection
+            try:
+                raw.cursor().execute(statement, values)
+            except driver.choose().module.Error as error:
+                raise self._explain(error) from error
+
+    def _translate(self, error: DBAPIError) -> ShardError:
+        return self._explain(error.orig)
+
+    def _explain(self, error: BaseException | None) -> ShardError:
+        code = _primary_code(error)
+        if code in {_BUSY, _LOCKED}:
+            return ShardBusyError(self.shard_id, "another process has been writing for too long")
+        if code in {_CORRUPT, _NOTADB}:
+            return ShardDamagedError(self.shard_id, f"{self.path} is damaged: {error}")
+        if code == _CANTOPEN and not self.path.exists():
+            return ShardMissingError(
+                self.shard_id,
+                f"{self.path} is missing. Bring it back from a backup; "
+                "it is not made anew, since its jobs would be lost",
+            )
+        return ShardError(self.shard_id, f"{self.path}: {error}")
+
+
+def _engine(path: Path, options: SqliteOptions) -> Engine:
+    module = driver.choose().module
+    # rw: a file that is gone must not come back empty.
+    location = f"file:{quote(str(path))}?mode=rw"
+
+    def connect() -> Any:
+        return module.connect(location, uri=True, isolation_level=None, check_same_thread=False)
+
+    engine = create_engine(
+        "sqlite://",
+        module=module,
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=options.busy_timeout_ms / 1000,
+        # Payloads are nobody's business in a log.
+        hide_parameters=True,
+    )
+    pragmas = options.pragmas()
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for name, value in pragmas.items():
+            cursor.execute(f"PRAGMA {name} = {value}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer half-way cannot wait: SQLite fails it
+        # at once. Writers therefore queue up at their BEGIN.
+        mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction:
+    """Wait for the write lock by asking often: SQLite's own way starves those who wait long."""
+    while True:
+        try:
+            return connection.begin()
+        except OperationalError as error:
+            if _primary_code(error.orig) != _BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.0005, 0.0015))  # noqa: S311 - no secret depends on it
+
+
+def _primary_code(error: BaseException | None) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF

@@ -1,0 +1,1 @@
+"""Everything that has a thread of its own to run jobs in."""

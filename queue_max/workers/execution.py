@@ -1,0 +1,56 @@
+"""Running one job's function, whatever it does."""
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from queue_max.domain.clock import to_text, utc_now
+from queue_max.domain.job import Job, JobResult
+from queue_max.exceptions import JobTimeoutError
+
+logger = logging.getLogger(__name__)
+
+ProcessFunction = Callable[[dict[str, Any]], Any]
+
+
+def run(function: ProcessFunction, job: Job, timeout: float | None = None) -> JobResult:
+    """Call the function with the job's payload; its outcome is a value, never an exception.
+
+    After `timeout` seconds the outcome is a JobTimeoutError. Python has no way to end a thread,
+    so the function then goes on by itself, unseen; nothing waits for it.
+    """
+    begun = time.monotonic()
+    outcome = _call(function, job) if timeout is None else _call_within(function, job, timeout)
+    outcome.execution_time = time.monotonic() - begun
+    outcome.worker_id = job.worker_id
+    outcome.completed_at = to_text(utc_now())
+    return outcome
+
+
+def _call(function: ProcessFunction, job: Job) -> JobResult:
+    try:
+        result = function(job.payload)
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+    except BaseException as error:  # user code: even SystemExit is the job's end, not ours
+        return JobResult(success=False, error=error)
+    return JobResult(success=True, result=result)
+
+
+def _call_within(function: ProcessFunction, job: Job, timeout: float) -> JobResult:
+    outcomes: list[JobResult] = []
+    thread = threading.Thread(
+        target=lambda: outcomes.append(_call(function, job)),
+        name=f"queue-max-job-{job.key}",
+        daemon=True,
+    )
+    thread.start()
+    thread.join(timeout)
+    if outcomes:
+        return outcomes[0]
+    logger.warning("job %s goes on in its thread after its %s s are over", job.key, timeout)
+    return JobResult(success=False, error=JobTimeoutError(f"took longer than {timeout} s"))

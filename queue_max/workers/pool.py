@@ -1,0 +1,159 @@
+"""WorkerPool: several workers that start and stop together."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from queue_max.exceptions import ConfigurationError
+from queue_max.repeater import Repeater
+from queue_max.workers.autoscaling import Scaling
+from queue_max.workers.worker import Worker
+
+_POLL = 0.02  # seconds between two looks while waiting for idle workers
+
+WorkerFactory = Callable[[str], Worker]
+
+
+class WorkerPool:
+    """A set of workers; with `auto_scale`, as many as there is work for.
+
+    - `worker_factory(worker_id)` makes further workers; without it they are copies of the first.
+    - `min_workers`, `max_workers` bound the number the scaling may reach.
+    - `scale_up_threshold`, `scale_down_threshold`: waiting jobs above which a worker is added,
+      and below which one is removed.
+    - `scale_check_interval`, `scale_cooldown`: seconds between two looks, and after a change.
+    """
+
+    def __init__(  # noqa: PLR0913 - the contract's
+        self,
+        workers: Sequence[Worker] | None = None,
+        auto_scale: bool = False,
+        min_workers: int = 1,
+        max_workers: int = 10,
+        scale_up_threshold: int = 100,
+        scale_down_threshold: int = 10,
+        scale_check_interval: float = 60.0,
+        *,
+        worker_factory: WorkerFactory | None = None,
+        scale_cooldown: float = 0.0,
+    ) -> None:
+        self.workers = list(workers or [])
+        self.auto_scale = auto_scale
+        self._scaling = Scaling(min_workers, max_workers, scale_up_threshold, scale_down_threshold)
+        if not scale_check_interval > 0:
+            raise ConfigurationError(
+                f"scale_check_interval={scale_check_interval!r}: should be more than 0 seconds"
+            )
+        self._check_interval = scale_check_interval
+        self._cooldown = scale_cooldown
+        self._factory = worker_factory
+        self._scaler: Repeater | None = None
+        self._scaled_at = -float("inf")
+        self._made = 0
+        self._is_started = False
+        self._lock = threading.Lock()
+
+    def add_worker(self, worker: Worker) -> None:
+        """Add a worker; it is started at once if the pool is."""
+        with self._lock:
+            self.workers.append(worker)
+            if self._is_started:
+                worker.start()
+
+    def remove_worker(self, worker: Worker, timeout: float | None = 10.0) -> bool:
+        """Take a worker out and stop it; False when its job still runs after `timeout` seconds."""
+        with self._lock:
+            self.workers.remove(worker)
+        return worker.stop(timeout)
+
+    def start_all(self) -> None:
+        """Start all workers, and the scaling if it was asked for."""
+        with self._lock:
+            self._is_started = True
+            for worker in self.workers:
+                worker.start()
+        if self.auto_scale and self._scaler is None:
+            self._scaler = Repeater("queue-max-scaling", self._check_interval, self.scale)
+            self._scaler.start()
+
+    def stop_all(self, timeout: float | None = 10.0) -> bool:
+        """Take no further job and wait for those that run; False when one takes longer."""
+        if self._scaler is not None:
+            self._scaler.stop()
+            self._scaler = None
+        with self._lock:
+            self._is_started = False
+            workers = list(self.workers)
+        for worker in workers:
+            worker.request_stop()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        still_running = 0
+        for worker in workers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            still_running += not worker.stop(left)
+        return still_running == 0
+
+    def scale(self) -> None:
+        """Bring the number of workers nearer to what the waiting jobs ask for."""
+        if not self.workers and self._factory is None:
+            return
+        now = time.monotonic()
+        if now - self._scaled_at < self._cooldown:
+            return
+        # An empty pool knows its queue only from the worker that is about to be made.
+        pending = self.workers[0].queue.get_pending_count() if self.workers else 0
+        target = self._scaling.target(len(self.workers), pending)
+        if target > len(self.workers):
+            self.add_worker(self._make_worker())
+        elif target < len(self.workers):
+            self.remove_worker(self.workers[-1])
+        else:
+            return
+        self._scaled_at = now
+
+    def get_stats(self) -> dict[str, Any]:
+        """Tell what each worker does, and the sums."""
+        each = [worker.get_stats() for worker in self.workers]
+        return {
+            "workers": each,
+            "total_workers": len(each),
+            "total_processed": sum(stats["processed"] for stats in each),
+            "total_failed": sum(stats["failed"] for stats in each),
+            "total_retried": sum(stats["retried"] for stats in each),
+            "auto_scale_enabled": self.auto_scale,
+        }
+
+    def wait_for_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no job runs and none is due; False after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_idle():
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def __enter__(self) -> Self:
+        self.start_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop_all()
+
+    def _is_idle(self) -> bool:
+        if any(worker.get_current_job() for worker in self.workers):
+            return False
+        queues = {worker.queue for worker in self.workers}
+        counts = [queue.services.inspection.counts() for queue in queues]
+        return not any(each.pending or each.processing for each in counts)
+
+    def _make_worker(self) -> Worker:
+        self._made += 1
+        name = f"pool-worker-{self._made}"
+        return self._factory(name) if self._factory else self.workers[0].copy(name)

@@ -1,0 +1,296 @@
+"""Worker: one thread that takes jobs and runs them, one after the other."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from queue_max.domain.clock import to_text, utc_now
+from queue_max.domain.failures import is_retryable_error
+from queue_max.domain.job import Job, JobResult
+from queue_max.domain.retry import Bury
+from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueError
+from queue_max.queue import Queue
+from queue_max.workers.execution import ProcessFunction, run
+from queue_max.workers.upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_OUTAGE_PAUSE = 10.0
+"""Seconds between two tries, at most, while the database does not answer."""
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    INITIALIZED = "initialized"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+@dataclass
+class _Tally:
+    """What a worker has done."""
+
+    processed: int = 0
+    failed: int = 0
+    retried: int = 0
+    lost: int = 0
+
+
+class Worker:
+    """Runs `process_function(payload)` for one job after the other, on a thread of its own.
+
+    - `queue`: None opens one by the settings.
+    - `on_job_start(worker_id, job_id, payload)`, `on_job_complete(worker_id, job_id, result)`,
+      `on_job_error(worker_id, job_id, error, permanent)` are called by keyword; an error of
+      theirs is logged and harms nobody.
+    - `poll_interval`: seconds between two looks at an empty queue.
+    - `job_timeout`: seconds after which a job counts as failed. A thread cannot be ended: the
+      function may go on, unseen, while the worker takes the next job.
+
+    An exception of any kind in the function is the job's failure, never the worker's end; the
+    function may be a coroutine function. Errors of the database are logged and waited out.
+    """
+
+    def __init__(  # noqa: PLR0913 - the contract's
+        self,
+        worker_id: str,
+        process_function: ProcessFunction,
+        queue: Queue | None = None,
+        on_job_start: Callable[..., object] | None = None,
+        on_job_complete: Callable[..., object] | None = None,
+        on_job_error: Callable[..., object] | None = None,
+        poll_interval: float = 1.0,
+        job_timeout: float | None = None,
+    ) -> None:
+        if not callable(process_function):
+            raise ConfigurationError(f"process_function={process_function!r}: cannot be called")
+        _check_positive("poll_interval", poll_interval)
+        if job_timeout is not None:
+            _check_positive("job_timeout", job_timeout)
+        self.worker_id = worker_id
+        self.process_function = process_function
+        self.queue = Queue() if queue is None else queue
+        self.poll_interval = poll_interval
+        self.job_timeout = job_timeout
+        self._on_job_start = on_job_start
+        self._on_job_complete = on_job_complete
+        self._on_job_error = on_job_error
+        self._services = self.queue.services
+        self._state = WorkerState.INITIALIZED
+        self._stopping = threading.Event()
+        self._leaving = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._job: Job | None = None
+        self._tally = _Tally()
+        self._started_at: datetime | None = None
+
+    @property
+    def state(self) -> str:
+        """The state as a plain string."""
+        return str(self._state)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the worker takes jobs, or finishes its last one."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def copy(self, worker_id: str) -> Self:
+        """Make another worker of the same kind, with all options, under another name."""
+        return type(self)(
+            worker_id,
+            self.process_function,
+            self.queue,
+            self._on_job_start,
+            self._on_job_complete,
+            self._on_job_error,
+            self.poll_interval,
+            self.job_timeout,
+        )
+
+    def start(self) -> None:
+        """Begin to take jobs; harmless when the worker runs already."""
+        if self.is_running:
+            return
+        self._state = WorkerState.STARTING
+        self._stopping.clear()
+        self._leaving.clear()
+        self._started_at = utc_now()
+        self._thread = threading.Thread(
+            target=self._work, name=f"queue-max-{self.worker_id}", daemon=True
+        )
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Take no further job; returns at once, the running job goes on."""
+        if self.is_running:
+            self._state = WorkerState.STOPPING
+        self._stopping.set()
+
+    def stop(self, timeout: float | None = 10.0) -> bool:
+        """Take no further job and wait for the running one.
+
+        False when it still runs after `timeout` seconds (None: wait for ever); it then goes on,
+        and its outcome is stored when it ends, if the process lives as long.
+        """
+        self.request_stop()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return thread is None
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def hand_back(self) -> bool:
+        """Give the running job back to the queue: for a process that has to leave at once.
+
+        What the function still does counts no more. False when no job was running.
+        """
+        self.request_stop()
+        self._leaving.set()
+        job = self._job
+        if job is None:
+            return False
+        try:
+            self._services.retry.hand_back(job, f"worker {self.worker_id} was told to leave")
+        except LeaseLostError:
+            return False
+        return True
+
+    def get_current_job(self) -> Job | None:
+        """Give the job that runs now."""
+        return self._job
+
+    def get_stats(self) -> dict[str, Any]:
+        """Tell what the worker does and has done.
+
+        `processed` counts jobs done, `failed` those given up, `retried` failed attempts that are
+        followed by another; `lost` counts outcomes that came after the lease was over.
+        """
+        job = self._job
+        lifetime = (utc_now() - self._started_at).total_seconds() if self._started_at else 0.0
+        per_second = self._tally.processed / lifetime if lifetime else 0.0
+        renewed = self._services.leases.last_renewal
+        return {
+            "worker_id": self.worker_id,
+            "state": self.state,
+            "is_running": self.is_running,
+            "processed": self._tally.processed,
+            "failed": self._tally.failed,
+            "retried": self._tally.retried,
+            "lost": self._tally.lost,
+            "started_at": to_text(self._started_at) if self._started_at else None,
+            "last_heartbeat_at": to_text(renewed) if renewed else None,
+            "total_runtime_seconds": lifetime,
+            "throughput_jobs_per_hour": per_second * 3600,
+            "uptime_seconds": lifetime if self.is_running else 0.0,
+            "current_job_id": job.id if job else None,
+        }
+
+    def _work(self) -> None:
+        upkeep = Upkeep.of(self.queue)
+        upkeep.join()
+        try:
+            if not self._stopping.is_set():
+                self._state = WorkerState.RUNNING
+            self._take_jobs()
+            self._state = WorkerState.STOPPED
+        except BaseException:
+            self._state = WorkerState.ERROR
+            logger.exception("worker %s ended by an error of its own", self.worker_id)
+        finally:
+            upkeep.leave()
+
+    def _take_jobs(self) -> None:
+        outage = 0.0
+        while not self._stopping.is_set():
+            try:
+                job = self._services.dispatch.claim(self.worker_id)
+            except QueueError as error:
+                outage = min(max(self.poll_interval, outage * 2), LONGEST_OUTAGE_PAUSE)
+                logger.error("worker %s waits %s s: %s", self.worker_id, outage, error)
+                self._stopping.wait(outage)
+                continue
+            outage = 0.0
+            if job is None:
+                self._stopping.wait(self._idle_time())
+            else:
+                self._process(job)
+
+    def _idle_time(self) -> float:
+        """Tell how long nothing can start: exactly, where a limit says so."""
+        limited = self._services.admission.wait()
+        return min(limited, self.poll_interval) if limited > 0 else self.poll_interval
+
+    def _process(self, job: Job) -> None:
+        self._job = job
+        self._services.leases.hold(job.lease)
+        try:
+            self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
+            outcome = run(self.process_function, job, self.job_timeout)
+            if outcome.error is None:
+                self._succeed(job, outcome)
+            else:
+                self._fail(job, outcome.error)
+        finally:
+            self._services.leases.drop(job.lease)
+            self._job = None
+
+    def _succeed(self, job: Job, outcome: JobResult) -> None:
+        settlement = self._services.settlement
+        if self._store(lambda: settlement.complete(job.id, job.shard_id, fence=job.fence), job):
+            self._tally.processed += 1
+            self._tell(self._on_job_complete, job_id=job.id, result=outcome.result)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        permanent = not is_retryable_error(error)
+        retry = self._services.retry
+        verdict = self._store(
+            lambda: retry.settle(job.id, job.shard_id, error, permanent=permanent, fence=job.fence),
+            job,
+        )
+        if verdict is None:
+            return
+        if isinstance(verdict, Bury):
+            self._tally.failed += 1
+        else:
+            self._tally.retried += 1
+        self._tell(self._on_job_error, job_id=job.id, error=str(error), permanent=permanent)
+
+    def _store(self, write: Callable[[], T], job: Job) -> T | None:
+        """Write an outcome; while the database cannot take it, keep the lease and try again."""
+        pause = 0.1
+        while not self._leaving.is_set():
+            try:
+                return write()
+            except LeaseLostError as error:
+                self._tally.lost += 1
+                logger.warning("outcome of job %s dropped: %s", job.key, error)
+                return None
+            except QueueError as error:
+                logger.error("outcome of job %s not stored yet: %s", job.key, error)
+            self._leaving.wait(pause)
+            pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
+        return None
+
+    def _tell(self, callback: Callable[..., object] | None, **facts: Any) -> None:
+        if callback is None:
+            return
+        try:
+            callback(worker_id=self.worker_id, **facts)
+        except Exception:
+            logger.exception("a callback of worker %s failed", self.worker_id)
+
+
+def _check_positive(name: str, seconds: object) -> None:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not seconds > 0:  # type: ignore[operator]
+        raise ConfigurationError(f"{name}={seconds!r}: should be more than 0 seconds")
