@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up all they need: Python 3.11 or newer, pip and make suffice.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Tests spend much of their time waiting for processes and disks.
+JOBS ?= 4
+
+.PHONY: demo test check format chaos wheel clean help
+
+help:
+	@echo "make demo    parse the standard library, as jobs of two worker processes"
+	@echo "make test    run the tests"
+	@echo "make check   lint, format, types, layers, spelling"
+	@echo "make chaos   the tests on many processes, in full"
+	@echo "make format  bring the code into shape"
+	@echo "make wheel   build sdist and wheel into dist/"
+	@echo "make clean   remove what the others made"
+
+# The stamp is as new as what was installed; a change of pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,all]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python examples/stdlib_census.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+chaos: $(VENV)/.installed
+	QUEUE_MAX_TEST_ROUNDS=20 $(BIN)/python -m pytest -m chaos
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) .demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,87 @@
+"""The demo, as a person would run it: stopped at any moment, it goes on and counts no file twice."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("census")]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The example in a folder of its own, so that its `.demo` is the test's."""
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    return Path(shutil.copy(CHECKOUT / "examples" / "stdlib_census.py", folder))
+
+
+def start(script: Path) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    return subprocess.Popen(
+        [sys.executable, script],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def counted(script: Path) -> int:
+    with closing(sqlite3.connect(script.parents[1] / ".demo" / "report.db")) as db:
+        return int(db.execute("SELECT count(*) FROM files").fetchone()[0])
+
+
+def test_a_census_that_is_stopped_goes_on_and_counts_each_file_once(script: Path) -> None:
+    for seconds in (0.7, 2.5, 4.0):
+        run = start(script)
+        time.sleep(seconds)  # any moment will do
+        run.send_signal(signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
+        assert run.returncode == 128 + signal.SIGINT, said
+        assert "Traceback" not in said
+    part = counted(script)
+
+    run = start(script)
+    said, _ = run.communicate(timeout=120)
+
+    assert run.returncode == 0, said
+    totals = totals_of(said)
+    files, parsed, dead = (totals[name] for name in ("files", "parsed", "failed for good"))
+    assert files > 1000
+    assert parsed + dead == files
+    assert parsed == counted(script)
+    assert part < parsed
+    assert "badsyntax" in said
+    assert totals["jobs in this run"] < files
+
+
+def test_a_census_that_is_over_begins_anew(script: Path) -> None:
+    first = start(script)
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, said
+
+    second = start(script)
+    again, _ = second.communicate(timeout=120)
+
+    assert second.returncode == 0, again
+    assert totals_of(again)["jobs in this run"] == totals_of(said)["files"]
+
+
+def totals_of(said: str) -> dict[str, float]:
+    """Read the table of totals from what was printed."""
+    lines = [line.strip("│ ").split("│") for line in said.splitlines()]
+    return {
+        cells[0].strip(): float(cells[1].replace(",", ""))
+        for cells in lines
+        if len(cells) == 2 and cells[1].strip()[:1].isdigit()
+    }
