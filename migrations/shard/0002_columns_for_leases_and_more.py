@@ -5,6 +5,7 @@ Rows are carried over into tables made anew: SQLite cannot alter columns in plac
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import sqlalchemy as sa
 from alembic import op
@@ -90,12 +91,9 @@ def upgrade_jobs() -> None:
             sa.Column("keep_until", TIME),
             sa.Column("headers", sa.Text()),
             sa.PrimaryKeyConstraint("id", name="pk_fila"),
-            sa.CheckConstraint(f"status IN ({STATUSES})", name="ck_fila_status"),
+            sa.CheckConstraint(f"status IN ({STATUSES})", name=op.f("ck_fila_status")),
         ],
         {
-            "id": "id",
-            "pagina_id": "pagina_id",
-            "payload": "payload",
             "status": (
                 f"CASE WHEN coalesce(status, 'pending') = 'pending' AND {due_later} "
                 f"THEN 'scheduled' WHEN coalesce(status, 'pending') IN ({STATUSES}) "
@@ -105,10 +103,6 @@ def upgrade_jobs() -> None:
             "tentativas": "coalesce(tentativas, 0)",
             "max_tentativas": "coalesce(max_tentativas, 3)",
             "retry_delay": "coalesce(retry_delay, 60)",
-            "last_error": "last_error",
-            "error_type": "error_type",
-            "error_stack": "error_stack",
-            "worker_id": "worker_id",
             # A job that runs has a lease, and one that has ended an end.
             "heartbeat": (
                 "CASE WHEN status = 'processing' THEN coalesce("
@@ -153,13 +147,7 @@ def upgrade_dead_letters() -> None:
             sa.PrimaryKeyConstraint("id", name="pk_dead_letter_queue"),
         ],
         {
-            "id": "id",
-            "original_job_id": "original_job_id",
-            "payload": "payload",
-            "error": "error",
-            "error_type": "error_type",
             "failed_at": f"coalesce({moment('failed_at')}, {moment(now_text())})",
-            "shard_id": "shard_id",
             "uid": "(SELECT fila.uid FROM fila WHERE fila.id = original_job_id)",
         },
         numbered=True,
@@ -185,7 +173,6 @@ def upgrade_metadata() -> None:
             sa.PrimaryKeyConstraint("shard_id", name="pk_shard_metadata"),
         ],
         {
-            "shard_id": "shard_id",
             "version": "coalesce(version, 1)",
             "created_at": f"coalesce({moment('created_at')}, {moment(now_text())})",
             "last_vacuum": moment("last_vacuum"),
@@ -225,17 +212,16 @@ def create_unique_keys() -> None:
 
 
 def downgrade() -> None:
-    """Give back the layout of 0.1.1; what only 0002 can hold is dropped."""
+    """Go back to the layout of 0.1.1; what only 0002 can hold is dropped."""
     op.drop_table("unique_keys")
     op.drop_table("attempts")
     for index in NEW_INDEXES:
         op.drop_index(index)
-    number = ID
     rebuild(
         "fila",
         [
-            sa.Column("id", number, primary_key=True),
-            sa.Column("pagina_id", number),
+            sa.Column("id", ID, primary_key=True),
+            sa.Column("pagina_id", ID),
             sa.Column("payload", sa.Text(), nullable=False),
             sa.Column("status", sa.Text(), server_default="pending"),
             sa.Column("priority", sa.Integer(), server_default=sa.text("0")),
@@ -252,53 +238,20 @@ def downgrade() -> None:
             sa.Column("completed_at", TIME),
             sa.Column("next_retry_at", TIME),
         ],
-        {
-            name: name
-            for name in [
-                "id",
-                "pagina_id",
-                "payload",
-                "priority",
-                "tentativas",
-                "max_tentativas",
-                "retry_delay",
-                "last_error",
-                "error_type",
-                "error_stack",
-                "worker_id",
-                "heartbeat",
-                "created_at",
-                "started_at",
-                "completed_at",
-                "next_retry_at",
-            ]
-        }
-        | {"status": "CASE status WHEN 'scheduled' THEN 'pending' ELSE status END"},
+        {"status": "CASE status WHEN 'scheduled' THEN 'pending' ELSE status END"},
         numbered=True,
     )
     rebuild(
         "dead_letter_queue",
         [
-            sa.Column("id", number, primary_key=True),
-            sa.Column("original_job_id", number),
+            sa.Column("id", ID, primary_key=True),
+            sa.Column("original_job_id", ID),
             sa.Column("payload", sa.Text(), nullable=False),
             sa.Column("error", sa.Text(), nullable=False),
             sa.Column("error_type", sa.Text(), nullable=False),
             sa.Column("failed_at", TIME, server_default=default_now()),
             sa.Column("shard_id", sa.Integer()),
         ],
-        {
-            name: name
-            for name in [
-                "id",
-                "original_job_id",
-                "payload",
-                "error",
-                "error_type",
-                "failed_at",
-                "shard_id",
-            ]
-        },
         numbered=True,
     )
     rebuild(
@@ -308,20 +261,9 @@ def downgrade() -> None:
             sa.Column("version", sa.Integer(), server_default=sa.text("1")),
             sa.Column("created_at", TIME, server_default=default_now()),
             sa.Column("last_vacuum", TIME),
-            sa.Column("total_jobs_processed", number, server_default=sa.text("0")),
-            sa.Column("total_jobs_failed", number, server_default=sa.text("0")),
+            sa.Column("total_jobs_processed", ID, server_default=sa.text("0")),
+            sa.Column("total_jobs_failed", ID, server_default=sa.text("0")),
         ],
-        {
-            name: name
-            for name in [
-                "shard_id",
-                "version",
-                "created_at",
-                "last_vacuum",
-                "total_jobs_processed",
-                "total_jobs_failed",
-            ]
-        },
     )
     op.create_index("idx_status_priority", "fila", ["status", sa.text("priority DESC")])
     create_partial_index("idx_next_retry", ["next_retry_at"], "status = 'pending'")
@@ -334,17 +276,24 @@ def downgrade() -> None:
 def rebuild(
     name: str,
     definition: list[sa.Column | sa.Constraint],
-    values: Mapping[str, str],
+    changed: Mapping[str, str] = MappingProxyType({}),
     *,
     numbered: bool = False,
 ) -> None:
-    """Make a table anew and fill each column of it from an expression over the old one."""
+    """Make a table anew and carry its rows over.
+
+    A column that was there keeps its values, unless `changed` has an expression for it over the
+    old table; a new one takes its default.
+    """
     old = f"{name}_before"
     op.rename_table(name, old)
     if not on_sqlite():  # there, names of keys and sequences are taken once a schema
         op.execute(f"ALTER TABLE {old} RENAME CONSTRAINT pk_{name} TO pk_{old}")
         if numbered:
             op.execute(f"ALTER SEQUENCE {name}_id_seq RENAME TO {old}_id_seq")
+    before = {column["name"] for column in sa.inspect(op.get_bind()).get_columns(old)}
+    after = {column.name for column in definition if isinstance(column, sa.Column)}
+    values = {column: column for column in sorted(before & after)} | dict(changed)
     op.create_table(name, *definition, sqlite_autoincrement=numbered)
     op.execute(
         f"INSERT INTO {name} ({', '.join(values)}) "  # noqa: S608 - constants of this file

@@ -131,17 +131,31 @@ class Job:
     queue: str = DEFAULT_QUEUE
 
     @classmethod
-    def create(
+    def create(  # noqa: PLR0913 - the contract's
         cls,
         payload: dict[str, Any],
         pagina_id: int | None = None,
         priority: JobPriority = JobPriority.MEDIUM,
         max_retries: int = 3,
-        **options: Any,
+        retry_delay: int = DEFAULT_RETRY_DELAY,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        parent_job_id: int | None = None,
+        timeout_seconds: float | None = None,
     ) -> "Job":
-        """Make a job that no queue holds yet (id 0); `options` are further fields."""
-        max_attempts = max_retries + 1
-        return cls(0, payload, pagina_id, priority=priority, max_attempts=max_attempts, **options)
+        """Make a job that no queue holds yet (id 0)."""
+        return cls(
+            id=0,
+            payload=payload,
+            pagina_id=pagina_id,
+            priority=priority,
+            max_attempts=max_retries + 1,
+            retry_delay=retry_delay,
+            tags=tags or [],
+            metadata=metadata or {},
+            parent_job_id=parent_job_id,
+            timeout_seconds=timeout_seconds,
+        )
 
     @property
     def key(self) -> str:
