@@ -1,6 +1,7 @@
 """Every error raised on purpose.
 
 QueueError
+├── QueueClosedError            the queue was closed before
 ├── ConfigurationError          a setting or an argument of a constructor (also a ValueError)
 │   └── QueueNotFoundError          no queue lies where one was to be opened
 ├── InvalidJobError             a job that cannot be accepted (also a ValueError)
@@ -22,10 +23,28 @@ QueueError
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class QueueError(Exception):
     """Anything that goes wrong in Queue Max."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made anew without __init__, which takes facts where args holds the message.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[QueueError], args: tuple[Any, ...], facts: dict[str, Any]) -> QueueError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+class QueueClosedError(QueueError):
+    """The queue has been closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the queue has been closed; open a new one")
 
 
 class ConfigurationError(QueueError, ValueError):

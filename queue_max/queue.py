@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from os import PathLike
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from queue_max import checks
 from queue_max.assembly import Services, build
 from queue_max.domain.events import Callback
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, JobStatus
@@ -17,8 +18,6 @@ from queue_max.domain.jobfile import Format
 from queue_max.exceptions import ConfigurationError
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.settings import Settings
-
-_LISTED_AS_PENDING = (JobStatus.PENDING, JobStatus.SCHEDULED)
 
 
 class Queue:
@@ -57,10 +56,7 @@ class Queue:
         auto_migrate: bool = True,
         create: bool = True,
     ) -> None:
-        if not rate_limiter_timeout >= 0:
-            raise ConfigurationError(
-                f"rate_limiter_timeout={rate_limiter_timeout!r}: should be 0 seconds or more"
-            )
+        checks.seconds("rate_limiter_timeout", rate_limiter_timeout, zero=True)
         settings = Settings.load(
             shards=shards,
             rate_limit=rate_limit,
@@ -205,15 +201,7 @@ class Queue:
         self, status: str | None = None, limit: int | None = 100, shard_id: int | None = None
     ) -> list[Job]:
         """Read jobs, the newest first, at most `limit` in all; "pending" includes scheduled."""
-        statuses = {name: (JobStatus(name),) for name in JobStatus} | {
-            None: tuple(JobStatus),
-            "pending": _LISTED_AS_PENDING,
-        }
-        if status not in statuses:
-            raise ConfigurationError(
-                f"status={status!r}: should be None or one of {', '.join(JobStatus)}"
-            )
-        return self.services.inspection.jobs(statuses[status], limit, shard_id)
+        return self.services.inspection.jobs(_statuses(status), limit, shard_id)
 
     def get_failed_jobs(self, limit: int = 100) -> list[Job]:
         """Read jobs that failed for good, the newest first."""
@@ -313,6 +301,17 @@ class ShardManager:
     def retry_job(self, shard_id: int, job_id: int) -> bool:
         """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
         return self._services.dead_letters.revive(shard_id, job_id) == 1
+
+
+def _statuses(status: str | None) -> Collection[JobStatus]:
+    """Read the name of a state; callers mean by "pending" what waits for its time, too."""
+    if status == JobStatus.PENDING:
+        return JobStatus.PENDING, JobStatus.SCHEDULED
+    if status is not None and status not in tuple(JobStatus):
+        raise ConfigurationError(
+            f"status={status!r}: should be None or one of {', '.join(JobStatus)}"
+        )
+    return tuple(JobStatus) if status is None else (JobStatus(status),)
 
 
 def _counts_of(services: Services, shard_id: int | None = None) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -54,7 +54,10 @@ def _whole_or_infinite(value: object) -> object:
 
 
 def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
+    """Read a level in any case; leave alone what is none, so that an error quotes it as it is."""
+    if isinstance(value, str) and value.upper() in tuple(LogLevel):
+        return value.upper()
+    return value
 
 
 def _not_bool(value: object) -> object:
@@ -63,8 +66,11 @@ def _not_bool(value: object) -> object:
     return value
 
 
+LONGEST_MS = 2**31 - 1  # 24 days: what SQLite takes as a busy timeout
+
 Limit = Annotated[int | float, BeforeValidator(_whole_or_infinite)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
+Milliseconds = Annotated[Whole, Field(ge=1, le=LONGEST_MS)]
 Seconds = Annotated[float, BeforeValidator(_not_bool)]
 
 
@@ -80,7 +86,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        populate_by_name=True,
         extra="ignore",
         case_sensitive=True,
         env_ignore_empty=True,
@@ -98,15 +103,15 @@ class Settings(BaseSettings):
         "CIRCUIT_TIMEOUT", default=60.0, gt=0, allow_inf_nan=False
     )
     """Seconds before an open circuit lets a probe pass."""
-    busy_timeout_ms: Whole = _named("DB_BUSY_TIMEOUT", default=30_000, ge=1)
+    busy_timeout_ms: Milliseconds = _named("DB_BUSY_TIMEOUT", default=30_000)
     data_dir: Path = _named("DATA_DIR", default=Path("data"))
     cache_size: Whole = _named("CACHE_SIZE", default=500, ge=1)
     """SQLite's page cache for each connection, in pages of 4 KiB."""
     mmap_size: Whole = _named("MMAP_SIZE", default=0, ge=0)
-    heartbeat_interval_ms: Whole = _named("HEARTBEAT_INTERVAL", default=5_000, ge=1)
-    stuck_timeout_ms: Whole = _named("STUCK_TIMEOUT", default=30_000, ge=1)
-    recovery_interval_ms: Whole = _named("RECOVERY_INTERVAL", default=10_000, ge=1)
-    cleanup_days: Whole = _named("CLEANUP_DAYS", default=7, ge=0)
+    heartbeat_interval_ms: Milliseconds = _named("HEARTBEAT_INTERVAL", default=5_000)
+    stuck_timeout_ms: Milliseconds = _named("STUCK_TIMEOUT", default=30_000)
+    recovery_interval_ms: Milliseconds = _named("RECOVERY_INTERVAL", default=10_000)
+    cleanup_days: Whole = _named("CLEANUP_DAYS", default=7, ge=0, le=36_500)
     alert_threshold: Whole = _named("QUEUE_ALERT_THRESHOLD", default=1_000, ge=1)
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = _named(
         "QUEUE_MAX_LOG_LEVEL", default=LogLevel.WARNING
@@ -122,11 +127,17 @@ class Settings(BaseSettings):
         Raises ConfigurationError, which names the variable or argument that was really set,
         its value and what is allowed.
         """
-        arguments = {name: value for name, value in given.items() if value is not None}
+        arguments = {
+            names_of(cls.model_fields[name])[0]: value
+            for name, value in given.items()
+            if value is not None
+        }
         try:
             return cls(**arguments)  # type: ignore[arg-type]
         except ValidationError as error:
-            raise ConfigurationError(_explain(error, arguments)) from error
+            raise ConfigurationError(_explain(error, arguments.keys())) from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{ENV_FILE} is not UTF-8: {error}") from error
 
 
 def names_of(field: FieldInfo) -> list[str]:
@@ -135,7 +146,7 @@ def names_of(field: FieldInfo) -> list[str]:
     return [str(choice) for choice in field.validation_alias.choices]
 
 
-def _explain(error: ValidationError, arguments: Mapping[str, object]) -> str:
+def _explain(error: ValidationError, arguments: Collection[str]) -> str:
     return "; ".join(
         f"{_source(str(problem['loc'][0]), arguments)}={problem['input']!r}: "
         f"{problem['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
@@ -143,17 +154,17 @@ def _explain(error: ValidationError, arguments: Mapping[str, object]) -> str:
     )
 
 
-def _source(location: str, arguments: Mapping[str, object]) -> str:
+def _source(variable: str, arguments: Collection[str]) -> str:
     """Name what was really set: an argument, a variable, or a line of `.env`."""
-    if location in arguments:
-        return location
-    names = next(
-        names
+    field, names = next(
+        (field, names)
         for field, info in Settings.model_fields.items()
-        if location in (names := [field, *names_of(info)])
+        if variable in (names := names_of(info))
     )
+    if variable in arguments:
+        return field
     for name in names:
         if os.environ.get(name):  # noqa: TID251 - this module is the edge
             return name
     written = dotenv_values(ENV_FILE)
-    return next((f"{name} (in {ENV_FILE})" for name in names if written.get(name)), location)
+    return next((f"{name} (in {ENV_FILE})" for name in names if written.get(name)), variable)

@@ -19,7 +19,7 @@ def cut(moment: datetime) -> datetime:
 
 def to_text(moment: datetime) -> str:
     """Write a moment as `YYYY-MM-DDTHH:MM:SS.mmmZ`: 24 characters, so text order is time order."""
-    return cut(moment).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return cut(moment).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def from_text(text: str) -> datetime:

@@ -3,17 +3,21 @@
 import re
 import traceback
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from queue_max.exceptions import Permanent
 
+MAX_TYPE = 255
 MAX_MESSAGE = 2_048
 MAX_TRACEBACK = 16_384
 
+_PHRASES = "|".join(re.escape(status.phrase) for status in HTTPStatus if status >= 400)
 _STATUS_IN_TEXT = re.compile(
-    r"^\s*(?P<leading>[45]\d\d)\b(?!\s+(?:rows?|items?|ms|s)\b)"
-    r"|\b(?:HTTP(?:/\d(?:\.\d)?)?(?:\s+(?:error|status))?|status(?:\s*_?code)?)"
-    r"\s*[:=]?\s*(?P<named>[45]\d\d)\b",
-    re.IGNORECASE,
+    # "404", "404: gone", "404 Client Error" and "404 not found", but not "404 rows updated"
+    rf"^\s*(?P<leading>[45]\d\d)(?=\s*$|\s*[:,-]|\s+(?:[A-Z]|(?i:{_PHRASES})\b))"
+    # "HTTP 500", "HTTP/1.1 503", "HTTP Error 404", "status code: 429", "status_code=429"
+    r"|(?i:\b(?:HTTP(?:/\d(?:\.\d)?)?(?:\s+(?:error|status))?|status(?:[\s_]?code)?))"
+    r"\s*[:=]?\s*(?P<named>[45]\d\d)\b"
 )
 
 
@@ -29,14 +33,13 @@ class Failure:
     def of(cls, error: BaseException | str) -> "Failure":
         """Describe an exception, or a reason in words."""
         if isinstance(error, str):
-            return cls("Error", error[:MAX_MESSAGE])
-        stack = "".join(traceback.format_exception(error)) if error.__traceback__ else None
-        return cls(
-            type(error).__name__,
-            _message(error)[:MAX_MESSAGE],
+            return cls("Error", _storable(error)[:MAX_MESSAGE])
+        stack = None
+        if error.__traceback__:
             # The end of a traceback names the error; what is cut is the way there.
-            stack and stack[-MAX_TRACEBACK:],
-        )
+            stack = _storable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
+        name = _storable(type(error).__name__)[:MAX_TYPE]
+        return cls(name, _storable(_message(error))[:MAX_MESSAGE], stack)
 
 
 def is_retryable_error(error: BaseException) -> bool:
@@ -59,13 +62,20 @@ def is_callers_fault(error: BaseException) -> bool:
 
 def http_status(error: BaseException) -> int | None:
     """Find the HTTP status (400 to 599) an exception stands for, if any."""
-    for bearer in (error, getattr(error, "response", None)):
+    for bearer in (error, _attribute(error, "response")):
         for name in ("status_code", "status", "code"):
-            value = getattr(bearer, name, None)
+            value = _attribute(bearer, name)
             if isinstance(value, int) and 400 <= value <= 599:
                 return int(value)
     found = _STATUS_IN_TEXT.search(_message(error))
     return int(found["leading"] or found["named"]) if found else None
+
+
+def _attribute(bearer: object, name: str) -> object:
+    try:
+        return getattr(bearer, name, None)
+    except Exception:  # user code: a property may raise
+        return None
 
 
 def _message(error: BaseException) -> str:
@@ -73,3 +83,8 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception:  # user code: a __str__ that raises must not hide the failure
         return f"<{type(error).__name__} whose text cannot be read>"
+
+
+def _storable(text: str) -> str:
+    """Escape what no database takes as text: lone surrogates, and NUL."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

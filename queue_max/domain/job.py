@@ -1,7 +1,8 @@
 """Job: what a worker is given, and what callers see of it."""
 
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -116,6 +117,7 @@ class Job:
     worker_id: str | None = None
     heartbeat: str | None = None
     created_at: str | None = field(default_factory=lambda: to_text(utc_now()))
+    """None means now."""
     started_at: str | None = None
     completed_at: str | None = None
     next_retry_at: str | None = None
@@ -156,6 +158,25 @@ class Job:
             parent_job_id=parent_job_id,
             timeout_seconds=timeout_seconds,
         )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], shard_id: int = 0) -> "Job":
+        """Read a row of the table `fila`, by the names its columns have there."""
+        known = {each.name for each in fields(cls)} | _OLD_NAMES.keys()
+        values = {name: _plain(row[name]) for name in row.keys() if name in known}  # noqa: SIM118 - sqlite3.Row
+        return cls(
+            **values
+            | {
+                "payload": json.loads(row["payload"]),
+                "status": JobStatus(row["status"]),
+                "priority": JobPriority.from_int(row["priority"]),
+                "shard_id": shard_id,
+            }
+        )
+
+    def __post_init__(self) -> None:
+        if self.created_at is None:
+            self.created_at = to_text(utc_now())
 
     @property
     def key(self) -> str:
@@ -309,6 +330,10 @@ class JobResult:
     """Seconds."""
     worker_id: str | None = None
     completed_at: str | None = None
+
+
+def _plain(value: Any) -> Any:
+    return to_text(value) if isinstance(value, datetime) else value
 
 
 def _seconds_between(start: str | None, end: datetime) -> float | None:

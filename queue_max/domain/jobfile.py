@@ -49,11 +49,17 @@ def _read_jsonl(lines: Iterator[str]) -> Iterator[tuple[int, Item]]:
 
 
 def _read_csv(rows: "csv.DictReader[str]") -> Iterator[tuple[int, Item]]:
+    try:
+        _ = rows.fieldnames
+    except csv.Error as error:
+        yield 1, InvalidJobError(f"not CSV: {error}")
+        return
     while True:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield rows.line_num, InvalidJobError(f"not CSV: {error}")
+            # Only the reader beneath knows how far it came.
+            yield rows.reader.line_num, InvalidJobError(f"not CSV: {error}")
             continue
         if row is None:
             return

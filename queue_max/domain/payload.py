@@ -3,17 +3,18 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+from queue_max import checks
 from queue_max.domain.identity import new_uid
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, JobPriority, NewJob
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, NewJob
 from queue_max.exceptions import InvalidJobError, PayloadError
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_DEPTH = 20
-MAX_INTEGER = 2**63 - 1
-"""What a column for whole numbers holds, on SQLite as on PostgreSQL."""
 
+_whole = partial(checks.whole, error=InvalidJobError)
 _write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -29,10 +30,10 @@ def check_job(
     return NewJob(
         payload=to_json(payload),
         uid=new_uid(),
-        pagina_id=None if pagina_id is None else _whole("pagina_id", pagina_id, -MAX_INTEGER),
-        priority=_whole("priority", priority, JobPriority.LOW, JobPriority.HIGH),
-        max_attempts=_whole("max_retries", max_retries, 0, 1000) + 1,
-        retry_delay=_whole("retry_delay", retry_delay, 0),
+        pagina_id=None if pagina_id is None else _whole("pagina_id", pagina_id),
+        priority=_whole("priority", priority, at_least=0, at_most=2),
+        max_attempts=_whole("max_retries", max_retries, at_least=0, at_most=1000) + 1,
+        retry_delay=_whole("retry_delay", retry_delay, at_least=0),
     )
 
 
@@ -72,7 +73,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
             for item_path, item in _items(value, path):
                 _check_value(item, item_path, depth + 1)
         case _:
-            raise PayloadError(f"{path}: {value!r:.60} ({_kind(value)}) is not JSON")
+            raise PayloadError(f"{path}: {_short(value)} ({_kind(value)}) is not JSON")
 
 
 def _items(container: dict[Any, Any] | Sequence[Any], path: str) -> Iterator[tuple[str, Any]]:
@@ -81,8 +82,8 @@ def _items(container: dict[Any, Any] | Sequence[Any], path: str) -> Iterator[tup
         return
     for key, item in container.items():
         if not isinstance(key, str):
-            raise PayloadError(f"{path}: key {key!r} should be a str, not {_kind(key)}")
-        yield f"{path}[{key!r}]", item
+            raise PayloadError(f"{path}: key {_short(key)} should be a str, not {_kind(key)}")
+        yield f"{path}[{_short(key)}]", item
 
 
 def _check_digits(value: int, path: str) -> None:
@@ -91,12 +92,10 @@ def _check_digits(value: int, path: str) -> None:
         raise PayloadError(f"{path}: a whole number of {value.bit_length():,} bits is too long")
 
 
-def _whole(name: str, value: object, at_least: int, at_most: int = MAX_INTEGER) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidJobError(f"{name}={value!r}: should be a whole number, not {_kind(value)}")
-    if not at_least <= value <= at_most:
-        raise InvalidJobError(f"{name}={value!r}: should be from {int(at_least)} to {int(at_most)}")
-    return int(value)
+def _short(value: object) -> str:
+    """Show a value in an error, which must not repeat a payload of megabytes."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,6 @@
 """A circuit breaker that keeps work away from something that fails."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ParamSpec, TypeVar
 
-from queue_max.exceptions import CircuitBreakerOpenError, ConfigurationError
+from queue_max import checks
+from queue_max.exceptions import CircuitBreakerOpenError
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class CircuitBreaker:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check_threshold(failure_threshold)
-        _check_timeout(recovery_timeout)
+        checks.limit("failure_threshold", failure_threshold)
+        checks.seconds("recovery_timeout", recovery_timeout)
         self._failure_threshold = failure_threshold
         self._recovery_timeout = recovery_timeout
         self._on_state_change = on_state_change
@@ -228,18 +228,3 @@ class CircuitBreaker:
         except Exception:
             logger.exception("failure_predicate failed for %r, which counts as a failure", error)
             return True
-
-
-def _check_threshold(threshold: float) -> None:
-    # To Python True is an int; here it can only be a mistake.
-    whole = isinstance(threshold, int) and not isinstance(threshold, bool) and threshold >= 1
-    if not whole and threshold != math.inf:
-        raise ConfigurationError(
-            f"failure_threshold must be a whole number of at least 1, or inf, not {threshold!r}"
-        )
-
-
-def _check_timeout(timeout: float) -> None:
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not (number and timeout > 0):
-        raise ConfigurationError(f"recovery_timeout must be more than 0 seconds, not {timeout!r}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from queue_max import checks
 from queue_max.exceptions import ConfigurationError, RateLimitError
 
 _NANOSECONDS = 10**9
@@ -54,8 +55,9 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        _check_count("rate_limit", rate_limit, otherwise=math.inf)
-        _check_count("burst_capacity", burst_capacity, otherwise=None)
+        checks.limit("rate_limit", rate_limit)
+        if burst_capacity is not None:
+            checks.whole("burst_capacity", burst_capacity, at_least=1)
         self._rate_limit = rate_limit
         self._unit = _checked_unit(unit)
         self._burst = burst_capacity
@@ -115,8 +117,7 @@ class RateLimiter:
         at once, without waiting; its `retry_after` says in how many seconds one will come.
         A negative timeout raises ConfigurationError.
         """
-        if not timeout >= 0:  # so worded, it refuses NaN as well
-            raise ConfigurationError(f"timeout must be 0 seconds or more, not {timeout!r}")
+        checks.seconds("timeout", timeout, zero=True)
         longest = timeout + 1 / _NANOSECONDS  # waits are rounded up to whole nanoseconds
         wait = self._reserve(longest)
         if wait > longest:
@@ -151,7 +152,7 @@ class RateLimiter:
         burst capacity changes along, unless it was given explicitly. The same values are allowed
         as in the constructor.
         """
-        _check_count("rate_limit", rate_limit, otherwise=math.inf)
+        checks.limit("rate_limit", rate_limit)
         with self._lock:
             self._fill()
             self._rate_limit = rate_limit
@@ -231,13 +232,4 @@ def _checked_unit(unit: str) -> RateLimitUnit:
         return RateLimitUnit(unit)
     except ValueError:
         allowed = ", ".join(RateLimitUnit)
-        raise ConfigurationError(f"unit must be one of {allowed}, not {unit!r}") from None
-
-
-def _check_count(name: str, value: object, otherwise: float | None) -> None:
-    # To Python True is an int; here it can only be a mistake.
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not whole and value != otherwise:
-        raise ConfigurationError(
-            f"{name} must be a whole number of at least 1, or {otherwise}, not {value!r}"
-        )
+        raise ConfigurationError(f"unit={unit!r}: should be one of {allowed}") from None

@@ -1,6 +1,5 @@
 """The `fila` table: one method for each step in a job's life."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,9 +23,9 @@ from sqlalchemy import (
     update,
 )
 
-from queue_max.domain.clock import to_text
+from queue_max.checks import LARGEST
 from queue_max.domain.failures import Failure
-from queue_max.domain.job import Job, JobPriority, JobStatus, Lease, NewJob
+from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -47,19 +46,17 @@ _is_claimable = and_(jobs.c.status == PENDING, jobs.c.queue == bindparam("queue_
 
 _has_due = select(or_(exists().where(_is_claimable), exists().where(_is_due)))
 
-_promote = (
-    update(jobs)
-    .where(
-        jobs.c.id.in_(
-            select(jobs.c.id)
-            .where(_is_due)
-            .order_by(jobs.c.next_retry_at)
-            .limit(PROMOTED_AT_ONCE)
-            .with_for_update(skip_locked=True)
-        )
-    )
-    .values(status=PENDING, held_by=None)
+_due = (
+    select(jobs.c.id)
+    .where(_is_due)
+    .order_by(jobs.c.next_retry_at)
+    .limit(PROMOTED_AT_ONCE)
+    .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer and omits it
+    .cte("due")
+    # Else PostgreSQL may run it once a row, and then it has no limit.
+    .prefix_with("MATERIALIZED", dialect="postgresql")
 )
+_promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 
 _claim = (
     update(jobs)
@@ -69,7 +66,7 @@ _claim = (
         .where(_is_claimable)
         .order_by(jobs.c.priority.desc(), jobs.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer and omits it
+        .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
     .values(
@@ -181,13 +178,13 @@ class JobRepository:
 
     def running(self, job_id: int, fence: int | None) -> Job | None:
         """Read a job that runs, under that fence if one is given; None when it does not."""
-        values = {"job_id": job_id, "token": fence}
+        values = {"job_id": _known(job_id), "token": _known(fence)}
         row = self._connection.execute(_running, values).one_or_none()
         return None if row is None else self._to_job(row)
 
     def complete(self, job_id: int, fence: int | None) -> Lease | None:
         """Delete a running job that is done; gives the lease it ran under, None if it did not."""
-        values = {"job_id": job_id, "token": fence}
+        values = {"job_id": _known(job_id), "token": _known(fence)}
         found = self._connection.execute(_complete, values).scalar_one_or_none()
         return None if found is None else Lease(self._shard_id, job_id, found)
 
@@ -202,7 +199,7 @@ class JobRepository:
 
     def requeue_failed(self, job_id: int | None = None) -> list[int]:
         """Make all failed jobs, or one, pending with a fresh budget; gives their ids."""
-        chosen = [] if job_id is None else [jobs.c.id == job_id]
+        chosen = [] if job_id is None else [jobs.c.id == _known(job_id)]
         statement = (
             update(jobs)
             .where(_has_status(JobStatus.FAILED), *chosen)
@@ -269,8 +266,11 @@ class JobRepository:
                 ~is_dead_letter,
             )
             .limit(limit)
+            .cte("old")
+            .prefix_with("MATERIALIZED", dialect="postgresql")
         )
-        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(old))).rowcount
+        statement = delete(jobs).where(jobs.c.id.in_(select(old.c.id)))
+        return self._connection.execute(statement).rowcount
 
     def purge(self, statuses: Collection[JobStatus]) -> int:
         """Delete all jobs in those states."""
@@ -296,31 +296,7 @@ class JobRepository:
         return [self._to_job(row) for row in self._connection.execute(statement)]
 
     def _to_job(self, row: Row[Any]) -> Job:
-        return Job(
-            id=row.id,
-            payload=json.loads(row.payload),
-            pagina_id=row.pagina_id,
-            status=JobStatus(row.status),
-            priority=JobPriority.from_int(row.priority),
-            attempts=row.attempts,
-            max_attempts=row.max_attempts,
-            retry_delay=row.retry_delay,
-            last_error=row.last_error,
-            error_type=row.error_type,
-            error_stack=row.error_stack,
-            worker_id=row.worker_id,
-            heartbeat=_text(row.heartbeat),
-            created_at=_text(row.created_at),
-            started_at=_text(row.started_at),
-            completed_at=_text(row.completed_at),
-            next_retry_at=_text(row.next_retry_at),
-            shard_id=self._shard_id,
-            timeout_seconds=row.timeout,
-            progress=row.progress,
-            uid=row.uid,
-            fence=row.fence,
-            queue=row.queue,
-        )
+        return Job.from_row(dict(row._mapping), self._shard_id)  # by the names on disk
 
 
 def _has_status(status: JobStatus) -> ColumnElement[bool]:
@@ -330,5 +306,6 @@ def _has_status(status: JobStatus) -> ColumnElement[bool]:
     return and_(condition, jobs.c.completed_at.is_not(None)) if ended else condition
 
 
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else to_text(moment)
+def _known(number: int | None) -> int | None:
+    """Give 0, which is no job's, for a number that no column can hold."""
+    return number if number is None or -LARGEST <= number <= LARGEST else 0

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from queue_max import checks
 from queue_max.domain.job import Job, JobStatus
 from queue_max.repositories.jobs import Counts
 from queue_max.repositories.shard_metadata import Totals
@@ -39,7 +40,9 @@ class InspectionService:
     def jobs(
         self, statuses: Collection[JobStatus], limit: int | None, shard_id: int | None = None
     ) -> list[Job]:
-        """Read the newest jobs in those states, at most `limit` in all."""
+        """Read the newest jobs in those states, at most `limit` in all (None: all of them)."""
+        if limit is not None:
+            checks.whole("limit", limit, at_least=0)
         found: list[Job] = []
         for each in self._chosen(shard_id):
             with self._store.reading(each) as unit:

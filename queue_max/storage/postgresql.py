@@ -36,11 +36,12 @@ class PostgresDatabase(Database):
             pool_pre_ping=True,
             hide_parameters=True,
         )
+        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction and roll it back on leaving."""
-        with self._speaking_of_shards(), self._engine.connect() as connection:
+        with self._speaking_of_shards(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager

@@ -19,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 from queue_max.domain.clock import utc_now
 from queue_max.exceptions import (
     ConfigurationError,
+    QueueClosedError,
     ShardBusyError,
     ShardDamagedError,
     ShardError,
@@ -82,11 +83,12 @@ class SqliteDatabase(Database):
         self._engine = _engine(path, options)
         self._turn = threading.Lock()
         self._writer: Connection | None = None
+        self._is_closed = False
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the file; writers do not wait for it."""
-        with self._speaking_of_shards(), self._engine.connect() as connection:
+        with self._speaking_of_shards(), self._connect() as connection:
             yield connection
 
     @contextmanager
@@ -116,7 +118,7 @@ class SqliteDatabase(Database):
         with (
             self._turn_to_write(time.monotonic() + self._busy_timeout),
             self._speaking_of_shards(),
-            self._engine.connect() as connection,
+            self._connect() as connection,
         ):
             cursor = connection.connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
@@ -138,8 +140,14 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """Close all connections; a transaction that runs is let finish first."""
         with self._turn:
+            self._is_closed = True
             self._give_up_writer()
             self._engine.dispose()
+
+    def _connect(self) -> Connection:
+        if self._is_closed:
+            raise QueueClosedError
+        return self._engine.connect()
 
     @contextmanager
     def _turn_to_write(self, deadline: float) -> Iterator[None]:
@@ -152,7 +160,7 @@ class SqliteDatabase(Database):
 
     def _writing_connection(self) -> Connection:
         if self._writer is None:
-            connection = self._engine.connect().execution_options(sqlite_begin="IMMEDIATE")
+            connection = self._connect().execution_options(sqlite_begin="IMMEDIATE")
             # Only BEGIN can meet another writer, and there we wait in our own way.
             connection.connection.cursor().execute("PRAGMA busy_timeout = 0")
             self._writer = connection
@@ -167,7 +175,7 @@ class SqliteDatabase(Database):
 
     def _run_alone(self, statement: str, *values: str) -> None:
         """Run a statement that SQLite refuses inside of a transaction."""
-        with self._speaking_of_shards(), self._engine.connect() as connection:
+        with self._speaking_of_shards(), self._connect() as connection:
             raw = connection.connection
             try:
                 raw.cursor().execute(statement, values)

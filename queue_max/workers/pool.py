@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from queue_max.exceptions import ConfigurationError
+from queue_max import checks
 from queue_max.repeater import Repeater
 from queue_max.workers.autoscaling import Scaling
 from queue_max.workers.worker import Worker
@@ -42,12 +42,8 @@ class WorkerPool:
         self.workers = list(workers or [])
         self.auto_scale = auto_scale
         self._scaling = Scaling(min_workers, max_workers, scale_up_threshold, scale_down_threshold)
-        if not scale_check_interval > 0:
-            raise ConfigurationError(
-                f"scale_check_interval={scale_check_interval!r}: should be more than 0 seconds"
-            )
-        self._check_interval = scale_check_interval
-        self._cooldown = scale_cooldown
+        self._check_interval = checks.seconds("scale_check_interval", scale_check_interval)
+        self._cooldown = checks.seconds("scale_cooldown", scale_cooldown, zero=True)
         self._factory = worker_factory
         self._scaler: Repeater | None = None
         self._scaled_at = -float("inf")

