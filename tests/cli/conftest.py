@@ -1,0 +1,74 @@
+"""The command line: called in this process for speed, or as a program of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import queue_max
+from queue_max.cli.main import commands
+
+
+@pytest.fixture
+def program() -> list[str]:
+    """The words that start the program, as the installed script does."""
+    return [sys.executable, "-c", "from queue_max.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    monkeypatch.setenv("DATA_DIR", str(data_dir))
+    monkeypatch.setenv("NUM_SHARDS", "1")
+    monkeypatch.setenv("QUEUE_MAX_DURABILITY", "normal")
+    monkeypatch.setenv("PYTHONPATH", str(Path(queue_max.__file__).parents[1]))
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Run a command in this process; an exception that would be a traceback fails the test."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(commands, [*map(str, arguments)], catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def start(program: list[str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start the program with pipes; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+        defaults: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        started.append(subprocess.Popen([*program, *map(str, arguments)], **defaults | options))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run(
+    start: Callable[..., "subprocess.Popen[str]"],
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run the program to its end; variables may be set by keyword."""
+
+    def call(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+        process = start(*arguments, env=os.environ | variables)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return call

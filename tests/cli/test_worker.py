@@ -1,0 +1,292 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from click.testing import Result
+
+from queue_max import JobStatus, Queue
+from queue_max.storage import driver
+
+MakeQueue = Callable[..., Queue]
+Cli = Callable[..., Result]
+Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Notes that a job began in a file of its own, and stays until the file `leave` is there.
+JOBS = """
+import os, threading, time
+
+def note(payload):
+    open(f"began-{payload['n']}", "w").close()
+
+def stay(payload):
+    note(payload)
+    while not os.path.exists("leave"):
+        time.sleep(0.005)
+
+class Holder:
+    note = staticmethod(note)
+
+async def note_later(payload):
+    note(payload)
+
+number = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def _jobs(tmp_path: Path) -> None:
+    (tmp_path / "jobs_of_mine.py").write_text(JOBS)
+
+
+@pytest.fixture
+def queue(make_queue: MakeQueue) -> Queue:
+    return make_queue(shards=1)
+
+
+@pytest.fixture
+def start_worker(start: Start) -> Start:
+    """Start a worker and wait until it takes jobs."""
+
+    def call(function: str = "stay", *options: object, **popen: Any) -> "subprocess.Popen[str]":
+        process = start("worker", "--function", f"jobs_of_mine:{function}", *options, **popen)
+        assert "Press Ctrl+C to stop." in read_until("Press Ctrl+C", process.stderr)
+        return process
+
+    return call
+
+
+def read_until(words: str, stream: IO[str] | None) -> str:
+    assert stream is not None
+    text = ""
+    while words not in text:
+        line = stream.readline()
+        assert line, f"{words!r} was never said, but {text!r}"
+        text += line
+    return text
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def add_jobs(queue: Queue, number: int) -> None:
+    queue.enqueue_batch([{"payload": {"n": n}} for n in range(number)])
+
+
+def began(number: int = 0) -> bool:
+    return Path(f"began-{number}").exists()
+
+
+# Starting
+
+
+def test_it_says_how_many_workers_run_what_at_which_rate(start: Start, queue: Queue) -> None:
+    process = start("worker", "--function", "jobs_of_mine:note", "--workers", 2, "--rate-limit", 50)
+    assert read_until("Ctrl+C", process.stderr) == (
+        "  Started 2 worker(s) processing jobs_of_mine:note\n"
+        "  Queue: 1 shards, 50 req/min\n"
+        "  Press Ctrl+C to stop.\n"
+    )
+
+
+@pytest.mark.parametrize("function", ["note", "Holder.note", "note_later"])
+def test_a_module_in_the_current_folder_is_found(
+    start_worker: Start, queue: Queue, function: str
+) -> None:
+    add_jobs(queue, 3)
+    process = start_worker(function)
+    assert queue.wait_until_empty(30)
+    assert all(began(number) for number in range(3))
+    process.send_signal(signal.SIGTERM)
+    assert "Processed: 3" in read_until("[Stats]", process.stderr)
+    assert process.wait(30) == 0
+    assert queue.get_stats()["completed"] == 3
+
+
+def test_its_workers_run_side_by_side_under_names_of_their_own(
+    start_worker: Start, queue: Queue
+) -> None:
+    add_jobs(queue, 4)
+    processes = [start_worker("stay", "--workers", 2) for _ in range(2)]
+    eventually(lambda: all(began(number) for number in range(4)))
+    names = {job.worker_id or "" for job in queue.get_processing_jobs()}
+    assert len(names) == 4
+    for process in processes:
+        assert sum(f"-{process.pid}-worker-" in name for name in names) == 2
+
+
+def test_it_makes_the_queue_where_there_is_none(start_worker: Start, data_dir: Path) -> None:
+    process = start_worker("note")
+    assert (data_dir / "shard_0.db").exists()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        ("jobs_of_mine", "MODULE:FUNCTION"),
+        ("jobs_of_mine:", "MODULE:FUNCTION"),
+        (":note", "MODULE:FUNCTION"),
+        ("jobs_of_mine:note()", "MODULE:FUNCTION"),
+        ("no_such_module:note", "ModuleNotFoundError"),
+        ("jobs_of_mine:lost", "AttributeError"),
+        ("jobs_of_mine:Holder.lost", "AttributeError"),
+        ("jobs_of_mine:number", "cannot be called"),
+        ("broken_syntax:note", "SyntaxError"),
+        ("broken_import:note", "ZeroDivisionError"),
+        ("leaving:note", "SystemExit"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded_is_a_usage_error_that_says_why(
+    cli: Cli,
+    tmp_path: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    named: str,
+) -> None:
+    (tmp_path / "broken_syntax.py").write_text("def note(:\n")
+    (tmp_path / "broken_import.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit('no settings')\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "jobs_of_mine", raising=False)
+    result = cli("worker", "--function", function)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert named in result.stderr
+    assert "--function" in result.stderr
+    assert not data_dir.exists()
+
+
+def test_a_function_that_cannot_be_loaded_shows_no_traceback(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken_import.py").write_text("1 / 0\n")
+    ran = run("worker", "--function", "broken_import:note")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--function", "json:dumps", "--workers", "0"], ["--function"]]
+)
+def test_what_is_missing_or_bad_is_a_usage_error(
+    cli: Cli, data_dir: Path, options: list[str]
+) -> None:
+    assert cli("worker", *options).exit_code == 2
+    assert not data_dir.exists()
+
+
+# Ending
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_worker_ends_at_the_first_signal(
+    start_worker: Start, queue: Queue, number: signal.Signals
+) -> None:
+    process = start_worker("note")
+    process.send_signal(number)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_the_running_job_end_and_takes_no_other(
+    start_worker: Start, queue: Queue, number: signal.Signals
+) -> None:
+    add_jobs(queue, 2)
+    process = start_worker("stay")
+    eventually(began)
+    process.send_signal(number)
+    read_until("Stopping", process.stderr)
+    assert process.poll() is None
+    Path("leave").touch()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert "Processed: 1" in err
+    assert "Traceback" not in err
+    stats = queue.get_stats()
+    assert (stats["completed"], stats["pending"], stats["processing"]) == (1, 1, 0)
+    assert not began(1)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ([signal.SIGTERM, signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT], 130),
+        ([signal.SIGTERM, signal.SIGINT], 130),
+    ],
+)
+def test_a_second_signal_hands_the_running_jobs_back_and_leaves(
+    start_worker: Start, queue: Queue, numbers: list[signal.Signals], code: int
+) -> None:
+    add_jobs(queue, 2)
+    process = start_worker("stay", "--workers", 2)
+    eventually(lambda: began(0) and began(1))
+    process.send_signal(numbers[0])
+    read_until("Stopping", process.stderr)
+    process.send_signal(numbers[1])
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (code, "")
+    assert "Gave 2 running job(s) back." in err
+    for job in queue.list_jobs():
+        assert (job.status, job.attempts, job.worker_id) == (JobStatus.PENDING, 1, None)
+        assert job.error_type == "WorkerStopped"
+
+
+def test_a_second_signal_ends_the_worker_although_its_job_cannot_be_handed_back(
+    start_worker: Start, queue: Queue, data_dir: Path
+) -> None:
+    add_jobs(queue, 1)
+    process = start_worker("stay", env=os.environ | {"DB_BUSY_TIMEOUT": "100"})
+    eventually(began)
+    process.send_signal(signal.SIGTERM)
+    read_until("Stopping", process.stderr)
+    other = driver.choose().module.connect(data_dir / "shard_0.db", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    finally:
+        other.close()
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert queue.list_jobs()[0].status == JobStatus.PROCESSING
+
+
+def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
+    start: Start, queue: Queue, tmp_path: Path
+) -> None:
+    (tmp_path / "sabotage.py").write_text(
+        "from queue_max.services.dispatch import DispatchService\n"
+        "def claim(*arguments): raise SystemExit('no more')\n"
+        "DispatchService.claim = claim\n"
+        "def work(payload): ...\n"
+    )
+    process = start("worker", "--function", "sabotage:work")
+    read_until("ended by an error of its own", process.stderr)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Error: A worker ended" in err
+
+
+def test_jobs_that_fail_do_not_end_the_worker(
+    start_worker: Start, queue: Queue, tmp_path: Path
+) -> None:
+    queue.enqueue({"no": "number"}, max_retries=0)
+    add_jobs(queue, 1)
+    process = start_worker("note")
+    assert queue.wait_until_empty(30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert queue.get_failed_jobs()[0].error_type == "KeyError"
+    assert queue.get_stats()["completed"] == 1

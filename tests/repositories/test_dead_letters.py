@@ -1,0 +1,105 @@
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from support.clock import FakeClock
+
+from queue_max.domain.clock import to_text
+from queue_max.domain.failures import Failure
+from queue_max.domain.job import Job
+from queue_max.repositories.unit_of_work import Store
+
+FAILURE = Failure("ValueError", "no such page", "Traceback: ...")
+
+Start = Callable[..., Job]
+
+
+def bury(store: Store, job: Job, failure: Failure = FAILURE, reason: str = "permanent") -> None:
+    with store.writing(0) as unit:
+        unit.jobs.fail(job, failure)
+        unit.dead_letters.add(job, failure, reason)
+
+
+def job_ids(store: Store, limit: int = 100) -> list[int]:
+    with store.reading(0) as unit:
+        return [letter["original_job_id"] for letter in unit.dead_letters.newest(limit)]
+
+
+def test_a_dead_letter_names_the_job_and_the_error(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    job = start()
+    clock.advance(2)
+    bury(store, job, reason="4 of 4 attempts made")
+    with store.reading(0) as unit:
+        [letter] = unit.dead_letters.newest(10)
+    assert letter.pop("id") > 0
+    assert letter == {
+        "original_job_id": job.id,
+        "payload": '{"n":1}',
+        "error": "no such page",
+        "error_type": "ValueError",
+        "failed_at": to_text(clock.now),
+        "shard_id": 0,
+        "reason": "4 of 4 attempts made",
+    }
+
+
+def test_the_payload_is_kept_to_the_letter(store: Store, start: Start) -> None:
+    stored = '{"b": 1.0,  "a":"\\ud83d", "big": 123456789012345678901234567890}'
+    bury(store, start(payload=stored))
+    with store.reading(0) as unit:
+        assert [letter["payload"] for letter in unit.dead_letters.newest(10)] == [stored]
+
+
+def test_a_failure_without_a_traceback_can_be_kept(store: Store, start: Start) -> None:
+    job = start()
+    bury(store, job, Failure("WorkerDied", "worker-1 was last heard of yesterday"))
+    assert job_ids(store) == [job.id]
+
+
+def test_dead_letters_are_read_newest_first_and_bounded(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    buried = []
+    for _ in range(4):
+        buried.append(start())
+        bury(store, buried[-1])
+        clock.advance(-60)  # whatever the clock does, the order is that of burial
+    assert job_ids(store, limit=3) == [job.id for job in buried[:0:-1]]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_dead_letters_are_counted(store: Store, start: Start, number: int) -> None:
+    for _ in range(number):
+        bury(store, start())
+    with store.reading(0) as unit:
+        assert unit.dead_letters.count() == number
+
+
+def test_only_the_dead_letters_of_the_named_jobs_are_removed(store: Store, start: Start) -> None:
+    first, second, third = (start() for _ in range(3))
+    for job in (first, second, third):
+        bury(store, job)
+    with store.writing(0) as unit:
+        unit.dead_letters.remove_of([first.id, third.id])
+    assert job_ids(store) == [second.id]
+
+
+def test_nothing_is_removed_when_no_job_is_named(store: Store, start: Start) -> None:
+    job = start()
+    bury(store, job)
+    with store.writing(0) as unit:
+        unit.dead_letters.remove_of([])
+    assert job_ids(store) == [job.id]
+
+
+def test_a_dead_letter_outlives_the_row_of_its_job(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    job = start()
+    bury(store, job)
+    with store.writing(0) as unit:
+        unit.jobs.purge([job.status.FAILED])
+    clock.advance(timedelta(days=365).total_seconds())
+    assert job_ids(store) == [job.id]

@@ -1,0 +1,851 @@
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+from support.clock import FakeClock
+from support.jobs import a_new_job
+
+from queue_max.domain.clock import to_text
+from queue_max.domain.failures import Failure
+from queue_max.domain.identity import new_uid
+from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, JobStatus, Lease
+from queue_max.repositories.jobs import PROMOTED_AT_ONCE, Counts, JobRepository
+from queue_max.repositories.unit_of_work import Store
+from queue_max.storage.database import Database
+from queue_max.storage.schema import jobs
+
+FAILURE = Failure("ValueError", "no such page", "Traceback: ...")
+
+Add = Callable[..., int]
+Claim = Callable[..., Job | None]
+Start = Callable[..., Job]
+Find = Callable[[int], Job | None]
+
+only_sqlite = pytest.mark.parametrize("shard", ["sqlite"], indirect=True)
+only_postgresql = pytest.mark.parametrize("shard", ["postgresql"], indirect=True)
+wrong_fences = pytest.mark.parametrize("off_by", [-1, 1])
+
+
+def insert_rows(shard: Database, clock: FakeClock, rows: list[dict[str, Any]]) -> None:
+    """Store jobs in any state, straight into the table."""
+    common = {"payload": "{}", "created_at": clock.now}
+    with shard.writing() as connection:
+        connection.execute(insert(jobs), [common | {"uid": new_uid()} | row for row in rows])
+
+
+def schedule(shard: Database, clock: FakeClock, seconds: list[float]) -> None:
+    """Store jobs that are due so many seconds from now."""
+    rows = [
+        {"status": "scheduled", "next_retry_at": clock.now + timedelta(seconds=each)}
+        for each in seconds
+    ]
+    insert_rows(shard, clock, rows)
+
+
+def promote(store: Store) -> int:
+    with store.writing(0) as unit:
+        return unit.jobs.promote_due()
+
+
+def claim_all(claim: Claim) -> list[int]:
+    claimed = []
+    while job := claim():
+        claimed.append(job.id)
+    return claimed
+
+
+def in_status(store: Store, *statuses: JobStatus, limit: int | None = None) -> list[Job]:
+    with store.reading(0) as unit:
+        return unit.jobs.list_by_status(statuses, limit)
+
+
+def counts(store: Store) -> Counts:
+    with store.reading(0) as unit:
+        return unit.jobs.counts()
+
+
+# Adding
+
+
+def test_an_added_job_is_pending_and_holds_what_it_was_given(
+    store: Store, clock: FakeClock, find: Find
+) -> None:
+    new = a_new_job(
+        payload='{"title":"Olá \\u0000","n":[1,2.5,null]}',
+        pagina_id=-7,
+        priority=2,
+        max_attempts=6,
+        retry_delay=5,
+    )
+    with store.writing(0) as unit:
+        [job_id] = unit.jobs.add([new])
+    assert find(job_id) == Job(
+        id=job_id,
+        payload={"title": "Olá \0", "n": [1, 2.5, None]},
+        pagina_id=-7,
+        status=JobStatus.PENDING,
+        priority=JobPriority.HIGH,
+        attempts=0,
+        max_attempts=6,
+        retry_delay=5,
+        created_at=to_text(clock.now),
+        shard_id=0,
+        uid=new.uid,
+        fence=0,
+    )
+
+
+def test_ids_come_in_the_order_of_the_jobs(store: Store) -> None:
+    new = [a_new_job(payload=f'{{"n":{number}}}') for number in range(2_500)]
+    with store.writing(0) as unit:
+        ids = unit.jobs.add(new)
+    numbers = {job.id: job.payload["n"] for job in in_status(store, JobStatus.PENDING)}
+    assert [numbers[job_id] for job_id in ids] == list(range(2_500))
+
+
+def test_the_largest_numbers_that_are_taken_fit(add: Add, find: Find) -> None:
+    job = find(add(pagina_id=-(2**63 - 1), retry_delay=2**63 - 1))
+    assert job is not None
+    assert (job.pagina_id, job.retry_delay) == (-(2**63 - 1), 2**63 - 1)
+
+
+def test_an_id_is_never_given_twice(store: Store, add: Add, start: Start) -> None:
+    last = start()
+    with store.writing(0) as unit:
+        unit.jobs.complete(last.id, None)
+    later = add()
+    assert later > last.id
+    with store.writing(0) as unit:
+        unit.jobs.purge(tuple(JobStatus))
+    assert add() > later
+
+
+# Looking for due jobs
+
+
+def test_a_pending_job_is_due(store: Store, add: Add) -> None:
+    with store.reading(0) as unit:
+        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+    add()
+    with store.reading(0) as unit:
+        assert unit.jobs.has_due(DEFAULT_QUEUE)
+
+
+def test_a_scheduled_job_is_due_from_its_time_on(
+    store: Store, shard: Database, clock: FakeClock
+) -> None:
+    schedule(shard, clock, [10])
+    clock.advance(9.999)
+    with store.reading(0) as unit:
+        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+    clock.advance(0.001)
+    with store.reading(0) as unit:
+        assert unit.jobs.has_due(DEFAULT_QUEUE)
+
+
+def test_a_job_that_runs_or_has_failed_is_not_due(store: Store, start: Start) -> None:
+    start()
+    failed = start()
+    with store.writing(0) as unit:
+        unit.jobs.fail(failed, FAILURE)
+    with store.reading(0) as unit:
+        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+
+
+def test_a_job_of_another_queue_is_neither_due_nor_claimed(
+    store: Store, add: Add, claim: Claim
+) -> None:
+    add(queue="mail")
+    with store.reading(0) as unit:
+        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+        assert unit.jobs.has_due("mail")
+    assert claim() is None
+
+
+def test_due_jobs_are_found_while_another_holds_the_write_lock(store: Store, add: Add) -> None:
+    add()
+    with store.writing(0) as writer, store.reading(0) as reader:
+        writer.jobs.purge([JobStatus.PENDING])
+        assert reader.jobs.has_due(DEFAULT_QUEUE)
+
+
+# Promotion
+
+
+def test_a_scheduled_job_is_not_promoted_before_its_time(
+    store: Store, shard: Database, clock: FakeClock, claim: Claim
+) -> None:
+    schedule(shard, clock, [10])
+    clock.advance(9.999)
+    assert promote(store) == 0
+    assert claim() is None
+    clock.advance(0.001)
+    assert promote(store) == 1
+    assert claim() is not None
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_at_most_500_jobs_are_promoted_at_once_and_the_earliest_first(
+    store: Store, shard: Database, clock: FakeClock, analyzed: bool
+) -> None:
+    # The time at which they are due runs against the order of their ids.
+    schedule(shard, clock, [1_200 - number for number in range(1_200)])
+    if analyzed:
+        with shard.writing() as connection:
+            connection.exec_driver_sql("ANALYZE")
+    clock.advance(1_200)
+    assert PROMOTED_AT_ONCE == 500
+    assert promote(store) == 500
+    pending = in_status(store, JobStatus.PENDING)
+    assert len(pending) == 500
+    latest_promoted = max(str(job.next_retry_at) for job in pending)
+    assert all(
+        str(job.next_retry_at) > latest_promoted for job in in_status(store, JobStatus.SCHEDULED)
+    )
+    assert [promote(store) for _ in range(3)] == [500, 200, 0]
+
+
+@only_postgresql
+def test_no_plan_of_postgresql_promotes_more(
+    store: Store, shard: Database, clock: FakeClock
+) -> None:
+    schedule(shard, clock, list(range(600)))
+    clock.advance(600)
+    with shard.writing() as connection:
+        for way in ("hashjoin", "mergejoin", "hashagg", "sort", "indexscan", "material"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        assert JobRepository(connection, 0, clock.now).promote_due() == 500
+
+
+# Claiming
+
+
+def test_jobs_are_claimed_by_priority_and_then_in_the_order_they_came(
+    add: Add, claim: Claim
+) -> None:
+    priorities = [0, 2, 1, 2, 0, 1]
+    ids = [add(priority=priority) for priority in priorities]
+    assert claim_all(claim) == [ids[at] for at in (1, 3, 2, 5, 0, 4)]
+
+
+def test_a_promoted_job_takes_its_place_by_priority_and_id(
+    store: Store, shard: Database, clock: FakeClock, add: Add, claim: Claim
+) -> None:
+    schedule(shard, clock, [10])
+    low = add(priority=0)
+    high = add(priority=2)
+    clock.advance(10)
+    promote(store)
+    assert claim_all(claim) == [high, low - 1, low]
+
+
+def test_a_claimed_job_shows_the_attempt_just_taken(clock: FakeClock, start: Start) -> None:
+    clock.advance(5)
+    job = start("worker-7")
+    assert job.status is JobStatus.PROCESSING
+    assert (job.attempts, job.fence, job.worker_id) == (1, 1, "worker-7")
+    assert job.started_at == job.heartbeat == to_text(clock.now)
+
+
+def test_what_a_claim_gives_is_what_is_stored(start: Start, find: Find) -> None:
+    job = start()
+    assert find(job.id) == job
+
+
+def test_fence_and_attempts_rise_by_one_with_every_claim(
+    store: Store, clock: FakeClock, start: Start, claim: Claim
+) -> None:
+    job: Job | None = start()
+    for number in (2, 3, 4):
+        assert job is not None
+        with store.writing(0) as unit:
+            unit.jobs.reschedule(job, FAILURE, clock.now)
+        clock.advance(1)
+        job = claim()
+        assert job is not None
+        assert (job.attempts, job.fence) == (number, number)
+        assert job.started_at == to_text(clock.now)
+
+
+def test_a_claim_is_one_statement(
+    add: Add, claim: Claim, statements: list[tuple[str, Any]]
+) -> None:
+    add()
+    statements.clear()
+    assert claim() is not None
+    changes = [sql for sql, _ in statements if sql.startswith(("UPDATE", "SELECT", "WITH"))]
+    assert len(changes) == 1
+
+
+def test_nothing_is_claimed_of_an_empty_shard(claim: Claim) -> None:
+    assert claim() is None
+
+
+def test_a_job_that_runs_is_not_claimed_again(start: Start, claim: Claim) -> None:
+    start()
+    assert claim("worker-2") is None
+
+
+def test_each_of_400_jobs_goes_to_exactly_one_of_8_threads(store: Store) -> None:
+    with store.writing(0) as unit:
+        ids = unit.jobs.add([a_new_job(priority=number % 3) for number in range(400)])
+    barrier = threading.Barrier(8)
+
+    def take_all(worker: int) -> list[tuple[int, int]]:
+        barrier.wait()
+        taken = []
+        while True:
+            with store.writing(0) as unit:
+                job = unit.jobs.claim_next(DEFAULT_QUEUE, f"worker-{worker}")
+            if job is None:
+                return taken
+            taken.append((job.id, job.fence))
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = [each for part in threads.map(take_all, range(8)) for each in part]
+    assert sorted(taken) == [(job_id, 1) for job_id in ids]
+
+
+# Finishing
+
+
+def test_a_completed_job_is_gone_and_its_lease_is_named(
+    store: Store, start: Start, find: Find
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.complete(job.id, job.fence) == Lease(0, job.id, job.fence)
+    assert find(job.id) is None
+
+
+def test_without_a_fence_whatever_runs_is_completed(store: Store, start: Start, find: Find) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.complete(job.id, None) == job.lease
+    assert find(job.id) is None
+
+
+@wrong_fences
+def test_with_a_wrong_fence_nothing_is_completed(
+    store: Store, start: Start, find: Find, off_by: int
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.complete(job.id, job.fence + off_by) is None
+    assert find(job.id) == job
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_job_that_does_not_run_is_not_completed(
+    store: Store, clock: FakeClock, start: Start, find: Find, fenced: bool
+) -> None:
+    job = start()
+    fence = job.fence if fenced else None
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, FAILURE, clock.now)
+    waiting = find(job.id)
+    with store.writing(0) as unit:
+        assert unit.jobs.complete(job.id, fence) is None
+        assert unit.jobs.running(job.id, fence) is None
+    assert find(job.id) == waiting
+
+
+def test_only_one_of_8_threads_completes_a_job(store: Store, start: Start) -> None:
+    job = start()
+    barrier = threading.Barrier(8)
+
+    def complete(_: int) -> Lease | None:
+        barrier.wait()
+        with store.writing(0) as unit:
+            return unit.jobs.complete(job.id, job.fence)
+
+    with ThreadPoolExecutor(8) as threads:
+        leases = list(threads.map(complete, range(8)))
+    assert [lease for lease in leases if lease] == [job.lease]
+
+
+def test_a_running_job_is_read_with_and_without_its_fence(store: Store, start: Start) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.running(job.id, job.fence) == job
+        assert unit.jobs.running(job.id, None) == job
+
+
+@wrong_fences
+def test_a_running_job_is_not_read_under_another_fence(
+    store: Store, start: Start, off_by: int
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.running(job.id, job.fence + off_by) is None
+
+
+# Failing
+
+
+def test_a_rescheduled_job_waits_and_says_why(
+    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, FAILURE, clock.now + timedelta(seconds=90))
+    waiting = find(job.id)
+    assert waiting is not None
+    assert waiting.status is JobStatus.SCHEDULED
+    assert waiting.next_retry_at == to_text(clock.now + timedelta(seconds=90))
+    assert (waiting.error_type, waiting.last_error) == ("ValueError", "no such page")
+    assert waiting.error_stack == "Traceback: ..."
+    assert (waiting.worker_id, waiting.heartbeat) == (None, None)
+    assert (waiting.attempts, waiting.fence) == (1, 1)
+    assert claim() is None
+
+
+def test_a_job_rescheduled_for_now_is_pending_at_once(
+    store: Store, clock: FakeClock, start: Start, claim: Claim
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, FAILURE, clock.now)
+    again = claim()
+    assert again is not None
+    assert again.id == job.id
+
+
+def test_a_failed_job_stays_with_its_error_and_the_time_of_its_end(
+    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+) -> None:
+    job = start()
+    clock.advance(3)
+    with store.writing(0) as unit:
+        unit.jobs.fail(job, FAILURE)
+    failed = find(job.id)
+    assert failed is not None
+    assert failed.status is JobStatus.FAILED
+    assert failed.completed_at == to_text(clock.now)
+    assert (failed.error_type, failed.last_error) == ("ValueError", "no such page")
+    assert (failed.worker_id, failed.heartbeat, failed.next_retry_at) == (None, None, None)
+    assert claim() is None
+
+
+def test_a_worker_that_lost_its_job_can_neither_reschedule_nor_fail_it(
+    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+) -> None:
+    lost = start("worker-1")
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(lost, FAILURE, clock.now)
+    running = claim("worker-2")
+    assert running is not None
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(lost, FAILURE, clock.now)
+        unit.jobs.fail(lost, FAILURE)
+    assert find(running.id) == running
+
+
+@pytest.mark.parametrize("text", ["half a \ud83d face", "a NUL \0 within", "\udcff.py"])
+def test_an_error_in_any_characters_can_be_kept(
+    store: Store, clock: FakeClock, start: Start, find: Find, text: str
+) -> None:
+    job = start()
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        failure = Failure.of(error)
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, failure, clock.now)
+    waiting = find(job.id)
+    assert waiting is not None
+    assert waiting.error_type == "ValueError"
+
+
+# Another life
+
+
+def test_a_requeued_job_has_a_fresh_budget_and_a_rising_fence(
+    store: Store, start: Start, claim: Claim
+) -> None:
+    job = start(max_attempts=1)
+    with store.writing(0) as unit:
+        unit.jobs.fail(job, FAILURE)
+    with store.writing(0) as unit:
+        assert unit.jobs.requeue_failed() == [job.id]
+    again = claim()
+    assert again is not None
+    assert (again.id, again.attempts, again.max_attempts) == (job.id, 1, 1)
+    assert again.fence == job.fence + 1
+    assert again.completed_at is None
+
+
+def test_one_failed_job_can_be_requeued_alone(store: Store, start: Start, find: Find) -> None:
+    first, second = start(), start()
+    with store.writing(0) as unit:
+        unit.jobs.fail(first, FAILURE)
+        unit.jobs.fail(second, FAILURE)
+    with store.writing(0) as unit:
+        assert unit.jobs.requeue_failed(second.id) == [second.id]
+    assert [job.id for job in in_status(store, JobStatus.FAILED)] == [first.id]
+
+
+def test_only_failed_jobs_are_requeued(
+    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
+) -> None:
+    running, pending = start(), add()
+    schedule(shard, clock, [60])
+    with store.writing(0) as unit:
+        assert unit.jobs.requeue_failed() == []
+        assert unit.jobs.requeue_failed(running.id) == []
+        assert unit.jobs.requeue_failed(pending) == []
+    assert counts(store) == Counts(pending=1, scheduled=1, processing=1, failed=0)
+
+
+# Leases
+
+
+def test_leases_are_prolonged_to_the_present(
+    store: Store, clock: FakeClock, start: Start, find: Find
+) -> None:
+    held = [start(), start()]
+    other = start()
+    clock.advance(10)
+    with store.writing(0) as unit:
+        assert unit.jobs.renew([job.lease for job in held]) == 2
+    assert [getattr(find(job.id), "heartbeat", None) for job in held] == [to_text(clock.now)] * 2
+    assert find(other.id) == other
+
+
+@wrong_fences
+def test_a_lost_lease_stays_lost(
+    store: Store, clock: FakeClock, start: Start, find: Find, off_by: int
+) -> None:
+    job = start()
+    clock.advance(10)
+    with store.writing(0) as unit:
+        assert unit.jobs.renew([Lease(0, job.id, job.fence + off_by)]) == 0
+    assert find(job.id) == job
+
+
+def test_a_fence_prolongs_the_lease_of_its_own_job_only(
+    store: Store, clock: FakeClock, start: Start, claim: Claim
+) -> None:
+    first = start()
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(first, FAILURE, clock.now)
+    again, second = claim(), start()
+    assert again is not None
+    crossed = [Lease(0, again.id, second.fence), Lease(0, second.id, again.fence)]
+    with store.writing(0) as unit:
+        assert unit.jobs.renew(crossed) == 0
+
+
+def test_a_job_that_no_longer_runs_has_no_lease_to_prolong(
+    store: Store, clock: FakeClock, start: Start, find: Find
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, FAILURE, clock.now)
+        assert unit.jobs.renew([job.lease]) == 0
+    assert getattr(find(job.id), "heartbeat", "") is None
+
+
+def test_no_leases_are_prolonged_when_none_are_held(store: Store, start: Start) -> None:
+    start()
+    with store.writing(0) as unit:
+        assert unit.jobs.renew([]) == 0
+
+
+def test_a_worker_can_prolong_its_leases_by_its_name(
+    store: Store, clock: FakeClock, start: Start, find: Find
+) -> None:
+    own, other = start("worker-1"), start("worker-2")
+    clock.advance(10)
+    with store.writing(0) as unit:
+        assert unit.jobs.renew_of_worker("worker-1") == 1
+    renewed = find(own.id)
+    assert renewed is not None
+    assert renewed.heartbeat == to_text(clock.now)
+    assert find(other.id) == other
+
+
+def test_silent_jobs_are_found_longest_silence_first_and_bounded(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    ids = []
+    for _ in range(4):
+        ids.append(start().id)
+        clock.advance(1)
+    with store.writing(0) as unit:
+        renewed = Lease(0, ids[0], 1)
+        unit.jobs.renew([renewed])
+        silent = unit.jobs.silent_since(clock.now, limit=2)
+    assert [job.id for job in silent] == ids[1:3]
+
+
+def test_a_lease_prolonged_at_that_very_moment_is_not_silent(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    job = start()
+    with store.reading(0) as unit:
+        assert unit.jobs.silent_since(clock.now, limit=9) == []
+        just_after = clock.now + timedelta(milliseconds=1)
+        assert unit.jobs.silent_since(just_after, limit=9) == [job]
+
+
+def test_only_jobs_that_run_can_be_silent(
+    store: Store, clock: FakeClock, start: Start, add: Add
+) -> None:
+    add_then_fail, rescheduled = start(), start()
+    add()
+    with store.writing(0) as unit:
+        unit.jobs.fail(add_then_fail, FAILURE)
+        unit.jobs.reschedule(rescheduled, FAILURE, clock.now)
+    with store.reading(0) as unit:
+        assert unit.jobs.silent_since(clock.now + timedelta(days=1), limit=9) == []
+
+
+# Counting and listing
+
+
+def test_jobs_are_counted_by_state(
+    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
+) -> None:
+    failed = start()
+    with store.writing(0) as unit:
+        unit.jobs.fail(failed, FAILURE)
+    start()
+    schedule(shard, clock, [60, 60])
+    for _ in range(3):
+        add()
+    assert counts(store) == Counts(pending=3, scheduled=2, processing=1, failed=1)
+
+
+def test_counts_add_up() -> None:
+    total = Counts(1, 2, 3, 4) + Counts(10, 20, 30, 40)
+    assert total == Counts(pending=11, scheduled=22, processing=33, failed=44)
+    assert total.unfinished == 66
+
+
+def test_what_waits_is_counted_no_further_than_asked(
+    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
+) -> None:
+    start()
+    for _ in range(4):
+        add()
+    with store.reading(0) as unit:
+        assert unit.jobs.count_waiting(3) == 3
+        assert unit.jobs.count_waiting(100) == 4
+    schedule(shard, clock, [60, 60])
+    with store.reading(0) as unit:
+        assert unit.jobs.count_waiting(100) == 6
+
+
+def test_jobs_are_listed_newest_first_and_bounded(store: Store, add: Add) -> None:
+    ids = [add(priority=number % 3) for number in range(5)]
+    listed = in_status(store, JobStatus.PENDING, limit=3)
+    assert [job.id for job in listed] == ids[:1:-1]
+
+
+def test_jobs_are_listed_in_each_state_and_in_several(
+    store: Store, shard: Database, clock: FakeClock
+) -> None:
+    ended = {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
+    rows = [
+        {"status": status, "completed_at": clock.now if status in ended else None}
+        for status in JobStatus
+    ]
+    insert_rows(shard, clock, rows)
+    for status in JobStatus:
+        assert [job.status for job in in_status(store, status)] == [status]
+    several = in_status(store, JobStatus.FAILED, JobStatus.PENDING)
+    assert {job.status for job in several} == {JobStatus.FAILED, JobStatus.PENDING}
+    assert len(in_status(store, *JobStatus)) == len(JobStatus)
+
+
+# Deleting
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_jobs_are_deleted_by_the_time_of_their_end(
+    store: Store, shard: Database, clock: FakeClock, status: JobStatus
+) -> None:
+    ages = [timedelta(days=8), timedelta(days=7, milliseconds=1), timedelta(days=7), timedelta(0)]
+    insert_rows(
+        shard,
+        clock,
+        [
+            {
+                "status": status,
+                "completed_at": clock.now - age,
+                "created_at": clock.now - timedelta(days=30),
+            }
+            for age in ages
+        ],
+    )
+    with store.writing(0) as unit:
+        assert unit.jobs.delete_ended_before(clock.now - timedelta(days=7), limit=100) == 2
+    kept = [job.completed_at for job in in_status(store, status)]
+    assert kept == [to_text(clock.now), to_text(clock.now - timedelta(days=7))]
+
+
+def test_no_more_jobs_are_deleted_than_asked(
+    store: Store, shard: Database, clock: FakeClock
+) -> None:
+    insert_rows(shard, clock, [{"status": "completed", "completed_at": clock.now}] * 5)
+    later = clock.now + timedelta(days=1)
+    deleted = []
+    for _ in range(3):
+        with store.writing(0) as unit:
+            deleted.append(unit.jobs.delete_ended_before(later, limit=3))
+    assert deleted == [3, 2, 0]
+
+
+def test_a_job_with_a_dead_letter_is_not_deleted_for_its_age(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    buried, failed = start(), start()
+    with store.writing(0) as unit:
+        for job in (buried, failed):
+            unit.jobs.fail(job, FAILURE)
+        unit.dead_letters.add(buried, FAILURE, "permanent")
+    with store.writing(0) as unit:
+        unit.jobs.delete_ended_before(clock.now + timedelta(days=99), limit=100)
+    assert [job.id for job in in_status(store, *JobStatus)] == [buried.id]
+
+
+def test_jobs_that_have_not_ended_are_never_deleted_for_their_age(
+    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
+) -> None:
+    start()
+    add()
+    schedule(shard, clock, [60])
+    with store.writing(0) as unit:
+        assert unit.jobs.delete_ended_before(clock.now + timedelta(days=99), limit=100) == 0
+    assert counts(store).unfinished == 3
+
+
+@pytest.mark.parametrize(
+    ("statuses", "left"),
+    [
+        ([JobStatus.PENDING], Counts(0, 1, 1, 1)),
+        ([JobStatus.PENDING, JobStatus.SCHEDULED], Counts(0, 0, 1, 1)),
+        ([JobStatus.PROCESSING], Counts(1, 1, 0, 1)),
+        ([JobStatus.FAILED], Counts(1, 1, 1, 0)),
+        (list(JobStatus), Counts()),
+    ],
+)
+def test_jobs_are_purged_by_state(
+    store: Store,
+    shard: Database,
+    clock: FakeClock,
+    start: Start,
+    add: Add,
+    statuses: list[JobStatus],
+    left: Counts,
+) -> None:
+    failed = start()
+    with store.writing(0) as unit:
+        unit.jobs.fail(failed, FAILURE)
+    start()
+    schedule(shard, clock, [60])
+    add()
+    with store.writing(0) as unit:
+        purged = unit.jobs.purge(statuses)
+    assert counts(store) == left
+    assert purged == 4 - left.unfinished - left.failed
+
+
+# Cost
+
+
+def fill(shard: Database, clock: FakeClock) -> None:
+    """Store 2,000 jobs, some in each state."""
+    moment = clock.now - timedelta(days=1)
+    in_states: list[dict[str, Any]] = [
+        {"status": "pending"},
+        {"status": "scheduled", "next_retry_at": moment},
+        {"status": "processing", "heartbeat": moment},
+        {"status": "failed", "completed_at": moment},
+    ]
+    insert_rows(
+        shard, clock, [{"priority": number % 3} | in_states[number % 4] for number in range(2_000)]
+    )
+
+
+HOT: list[Callable[[JobRepository], object]] = [
+    lambda jobs: jobs.has_due(DEFAULT_QUEUE),
+    lambda jobs: jobs.promote_due(),
+    lambda jobs: jobs.claim_next(DEFAULT_QUEUE, "worker-1"),
+    lambda jobs: jobs.complete(1, 1),
+    lambda jobs: jobs.running(1, 1),
+    lambda jobs: jobs.renew([Lease(0, 1, 1), Lease(0, 2, 1)]),
+    lambda jobs: jobs.renew_of_worker("worker-1"),
+    lambda jobs: jobs.count_waiting(1_000),
+    lambda jobs: jobs.counts(),
+]
+hot = pytest.mark.parametrize(
+    "step",
+    HOT,
+    ids=[
+        "has_due",
+        "promote_due",
+        "claim_next",
+        "complete",
+        "running",
+        "renew",
+        "renew_of_worker",
+        "count_waiting",
+        "counts",
+    ],
+)
+
+
+@only_sqlite
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
+@hot
+def test_sqlite_goes_by_an_index_and_sorts_nothing(
+    store: Store,
+    shard: Database,
+    clock: FakeClock,
+    statements: list[tuple[str, Any]],
+    filled: bool,
+    step: Callable[[JobRepository], object],
+) -> None:
+    if filled:
+        fill(shard, clock)
+    with store.writing(0) as unit:
+        statements.clear()
+        step(unit.jobs)
+        [(sql, values)] = statements
+    with shard.reading() as connection:
+        plan = [
+            row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+        ]
+    touching = [detail for detail in plan if "fila" in detail]
+    assert touching
+    assert all("INDEX" in detail or "PRIMARY KEY" in detail for detail in touching)
+    assert not [detail for detail in plan if "TEMP B-TREE" in detail]
+
+
+@only_postgresql
+@hot
+def test_postgresql_can_go_by_an_index(
+    store: Store,
+    shard: Database,
+    clock: FakeClock,
+    statements: list[tuple[str, Any]],
+    step: Callable[[JobRepository], object],
+) -> None:
+    fill(shard, clock)
+    with store.writing(0) as unit:
+        statements.clear()
+        step(unit.jobs)
+        [(sql, values)] = statements
+    with shard.writing() as connection:
+        connection.exec_driver_sql("ANALYZE")
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = connection.exec_driver_sql(f"EXPLAIN {sql}", values).scalars().all()
+    # It takes a sequential scan, priced as disabled, only where no index fits.
+    assert not [line for line in plan if "Seq Scan on fila" in line]
+    assert not [line for line in plan if "Sort Key" in line]

@@ -1,0 +1,287 @@
+"""Services on real SQLite files; time and chance are the tests' own, and so are the limits."""
+
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from support.clock import FakeClock
+from support.jobs import a_new_job
+
+from queue_max.domain.events import EVENTS, Events
+from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
+from queue_max.domain.retry import RetryPolicy
+from queue_max.limits.circuit_breaker import CircuitBreaker
+from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.repositories.unit_of_work import Store
+from queue_max.services.admission import Admission
+from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.dead_letters import DeadLetterService
+from queue_max.services.dispatch import DispatchService
+from queue_max.services.inspection import InspectionService
+from queue_max.services.intake import IntakeService
+from queue_max.services.leases import LeaseService
+from queue_max.services.recovery import RecoveryService
+from queue_max.services.retention import RetentionService
+from queue_max.services.retry import RetryService
+from queue_max.services.settlement import SettlementService
+from queue_max.storage.directory import Directory
+from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
+
+MOST_SHARDS = 3
+LEASE_TIME = timedelta(seconds=30)
+
+
+# What a test may choose, by parametrizing it
+
+
+@pytest.fixture
+def shard_count() -> int:
+    return 1
+
+
+@pytest.fixture
+def busy_timeout_ms() -> int:
+    return 20_000
+
+
+@pytest.fixture
+def rate_limit() -> float:
+    """Jobs a minute."""
+    return math.inf
+
+
+@pytest.fixture
+def failure_threshold() -> float:
+    return math.inf
+
+
+@pytest.fixture
+def alert_threshold() -> int:
+    return 1_000
+
+
+# The shards
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shard files to copy from, which is faster than to migrate new ones."""
+    path = tmp_path_factory.mktemp("migrated")
+    directory = Directory(path, SqliteOptions(full_sync=False))
+    directory.open(MOST_SHARDS)
+    directory.close()
+    return path
+
+
+@pytest.fixture
+def shard_files(migrated: Path, tmp_path: Path, shard_count: int) -> list[Path]:
+    return [
+        Path(shutil.copy(migrated / f"shard_{number}.db", tmp_path))
+        for number in range(shard_count)
+    ]
+
+
+@pytest.fixture
+def store(shard_files: list[Path], busy_timeout_ms: int, clock: FakeClock) -> Iterator[Store]:
+    options = SqliteOptions(full_sync=False, busy_timeout_ms=busy_timeout_ms)
+    shards = [SqliteDatabase(path, number, options) for number, path in enumerate(shard_files)]
+    store = Store(shards, clock)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def locked(shard_files: list[Path]) -> Callable[[int], AbstractContextManager[None]]:
+    """Let another program write to a shard meanwhile."""
+
+    @contextmanager
+    def locked(shard_id: int) -> Iterator[None]:
+        options = SqliteOptions(full_sync=False)
+        database = SqliteDatabase(shard_files[shard_id], shard_id, options)
+        with database.writing():
+            yield
+        database.close()
+
+    return locked
+
+
+@pytest.fixture
+def damage(store: Store, shard_files: list[Path]) -> Callable[[int], None]:
+    """Overwrite the file of a shard."""
+
+    def damage(shard_id: int) -> None:
+        store.close()  # so that nothing of it is left in memory
+        shard_files[shard_id].write_bytes(b"This is not a database. " * 1_000)
+
+    return damage
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """The SQL that is run from now on."""
+    run: list[str] = []
+
+    def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        run.append(sql)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield run
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+# The services
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    return random.Random(7)
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def told(events: Events) -> list[tuple[str, dict[str, Any]]]:
+    """What has been published, in order."""
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def note(event: str, **facts: Any) -> None:
+        told.append((event, facts))
+
+    for name in EVENTS:
+        events.on(name, partial(note, name))
+    return told
+
+
+@pytest.fixture
+def limiter(rate_limit: float, clock: FakeClock) -> RateLimiter:
+    """Who waits for a token moves the clock on."""
+    return RateLimiter(rate_limit, clock=lambda: clock.now.timestamp(), sleep=clock.advance)
+
+
+@pytest.fixture
+def breaker(failure_threshold: float, clock: FakeClock) -> CircuitBreaker:
+    return CircuitBreaker(failure_threshold, 60.0, clock=lambda: clock.now.timestamp())
+
+
+@pytest.fixture
+def admission(limiter: RateLimiter, breaker: CircuitBreaker) -> Admission:
+    return Admission(limiter, breaker)
+
+
+@pytest.fixture
+def alarm(store: Store, events: Events, alert_threshold: int, clock: FakeClock) -> BacklogAlarm:
+    return BacklogAlarm(store, events, alert_threshold, clock=lambda: clock.now.timestamp())
+
+
+@pytest.fixture
+def intake(store: Store, events: Events, alarm: BacklogAlarm, rng: random.Random) -> IntakeService:
+    return IntakeService(store, events, alarm, rng, max_retries=3)
+
+
+@pytest.fixture
+def dispatch(store: Store, admission: Admission, rng: random.Random) -> DispatchService:
+    return DispatchService(store, admission, rng)
+
+
+@pytest.fixture
+def leases(store: Store) -> LeaseService:
+    return LeaseService(store)
+
+
+@pytest.fixture
+def settlement(store: Store, admission: Admission, events: Events) -> SettlementService:
+    return SettlementService(store, admission, events)
+
+
+@pytest.fixture
+def dead_letters(store: Store) -> DeadLetterService:
+    return DeadLetterService(store)
+
+
+@pytest.fixture
+def retry(
+    store: Store,
+    rng: random.Random,
+    dead_letters: DeadLetterService,
+    admission: Admission,
+    events: Events,
+) -> RetryService:
+    return RetryService(store, RetryPolicy(rng), dead_letters, admission, events)
+
+
+@pytest.fixture
+def recovery(store: Store, retry: RetryService) -> RecoveryService:
+    return RecoveryService(store, retry, LEASE_TIME)
+
+
+@pytest.fixture
+def retention(store: Store) -> RetentionService:
+    return RetentionService(store)
+
+
+@pytest.fixture
+def inspection(store: Store) -> InspectionService:
+    return InspectionService(store)
+
+
+# Steps in a job's life
+
+
+@pytest.fixture
+def add(store: Store) -> Callable[..., list[int]]:
+    """Store jobs as another process would; gives their ids."""
+
+    def add(count: int = 1, *, shard_id: int = 0, **fields: Any) -> list[int]:
+        with store.writing(shard_id) as unit:
+            return unit.jobs.add([a_new_job(**fields) for _ in range(count)])
+
+    return add
+
+
+@pytest.fixture
+def claim(store: Store) -> Callable[..., Job | None]:
+    """Give the next job of a shard to a worker, past all limits."""
+
+    def claim(worker_id: str = "worker-1", *, shard_id: int = 0) -> Job | None:
+        with store.writing(shard_id) as unit:
+            unit.jobs.promote_due()
+            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
+
+    return claim
+
+
+@pytest.fixture
+def start(add: Callable[..., list[int]], claim: Callable[..., Job | None]) -> Callable[..., Job]:
+    """Store a job and give it to a worker; for where no other job is due."""
+
+    def start(worker_id: str = "worker-1", *, shard_id: int = 0, **fields: Any) -> Job:
+        [job_id] = add(shard_id=shard_id, **fields)
+        job = claim(worker_id, shard_id=shard_id)
+        assert job is not None
+        assert job.id == job_id
+        return job
+
+    return start
+
+
+@pytest.fixture
+def find(store: Store) -> Callable[..., Job | None]:
+    """Read a job, whatever state it is in; None when it is gone."""
+
+    def find(job_id: int, *, shard_id: int = 0) -> Job | None:
+        with store.reading(shard_id) as unit:
+            found = unit.jobs.list_by_status(tuple(JobStatus), limit=None)
+        return next((job for job in found if job.id == job_id), None)
+
+    return find

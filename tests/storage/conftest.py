@@ -1,0 +1,103 @@
+"""Fixtures: files and directories that are closed at the end, and other processes."""
+
+import os
+import signal
+import sqlite3.dbapi2
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_max.storage import driver
+from queue_max.storage.directory import Directory
+from queue_max.storage.driver import Driver
+from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
+
+MakeDatabase = Callable[..., SqliteDatabase]
+OpenDirectory = Callable[..., Directory]
+StartProcess = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def make_database(tmp_path: Path) -> Iterator[MakeDatabase]:
+    """Open a file as a database, an empty one unless it is there already."""
+    opened: list[SqliteDatabase] = []
+
+    def make(
+        path: Path | None = None, shard_id: int | None = 3, **options: Any
+    ) -> SqliteDatabase:
+        path = path or tmp_path / "some.db"
+        path.touch()
+        chosen = SqliteOptions(**{"full_sync": False} | options)
+        opened.append(SqliteDatabase(path, shard_id, chosen))
+        return opened[-1]
+
+    yield make
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def open_directory(data_dir: Path) -> Iterator[OpenDirectory]:
+    """Name a data directory; its files are closed at the end."""
+    opened: list[Directory] = []
+
+    def name(path: Path | None = None) -> Directory:
+        opened.append(Directory(path or data_dir, SqliteOptions(full_sync=False)))
+        return opened[-1]
+
+    yield name
+    for directory in opened:
+        directory.close()
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    """Run Python code in a process of its own; it and its children are killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def affected(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Let the process believe that its SQLite has the WAL-reset bug."""
+    chosen = Driver(sqlite3.dbapi2, (3, 40, 1))
+    monkeypatch.setattr(driver, "choose", lambda: chosen)
+    return chosen
+
+
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Let the process believe that its SQLite is free of the WAL-reset bug."""
+    chosen = Driver(driver.choose().module, (3, 53, 4))
+    monkeypatch.setattr(driver, "choose", lambda: chosen)
+    return chosen
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Set the umask that a test is parametrised with."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)

@@ -1,0 +1,121 @@
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from queue_max import Queue
+from queue_max.workers.upkeep import Upkeep
+
+MakeQueue = Callable[..., Queue]
+Eventually = Callable[[Callable[[], object]], None]
+
+BOTH = ["queue-max-heartbeat", "queue-max-recovery"]
+
+
+@pytest.fixture
+def quick_queue(monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue) -> Queue:
+    """A queue whose leases are over at once, and that is kept up every five milliseconds."""
+    monkeypatch.setenv("HEARTBEAT_INTERVAL", "5")
+    monkeypatch.setenv("RECOVERY_INTERVAL", "5")
+    monkeypatch.setenv("STUCK_TIMEOUT", "1")
+    return make_queue(shards=1)
+
+
+@pytest.fixture
+def upkeep(quick_queue: Queue) -> Iterator[Upkeep]:
+    upkeep = Upkeep.of(quick_queue)
+    yield upkeep
+    for _ in BOTH:
+        if loops():
+            upkeep.leave()
+
+
+def loops() -> list[str]:
+    names = (thread.name for thread in threading.enumerate())
+    return sorted(name for name in names if name in BOTH)
+
+
+def test_a_queue_has_one_upkeep_however_many_workers_ask(make_queue: MakeQueue) -> None:
+    one, other = make_queue(shards=1), make_queue()
+    assert Upkeep.of(one) is Upkeep.of(one)
+    assert Upkeep.of(one) is not Upkeep.of(other)
+
+
+def test_nothing_runs_before_a_worker_begins(upkeep: Upkeep) -> None:
+    assert loops() == []
+
+
+def test_the_loops_run_from_the_first_worker_to_the_last(upkeep: Upkeep) -> None:
+    upkeep.join()
+    upkeep.join()
+    assert loops() == BOTH
+    upkeep.leave()
+    assert loops() == BOTH
+    upkeep.leave()
+    assert loops() == []
+
+
+def test_the_loops_start_again_with_the_next_worker(upkeep: Upkeep) -> None:
+    for _ in range(3):
+        upkeep.join()
+        assert loops() == BOTH
+        upkeep.leave()
+        assert loops() == []
+
+
+def test_the_leases_held_in_this_process_are_renewed(
+    monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue, eventually: Eventually
+) -> None:
+    monkeypatch.setenv("HEARTBEAT_INTERVAL", "5")
+    queue = make_queue(shards=1)
+    queue.enqueue({})
+    job = queue.pop_job("w")
+    assert job is not None
+    queue.services.leases.hold(job.lease)
+    upkeep = Upkeep.of(queue)
+    upkeep.join()
+    try:
+        eventually(lambda: queue.get_processing_jobs()[0].heartbeat != job.heartbeat)
+    finally:
+        upkeep.leave()
+
+
+def test_jobs_of_silent_workers_are_recovered(
+    quick_queue: Queue, upkeep: Upkeep, eventually: Eventually
+) -> None:
+    quick_queue.enqueue({})
+    quick_queue.pop_job("silent")
+    upkeep.join()
+    eventually(lambda: quick_queue.get_pending_count() == 1)
+
+
+def test_jobs_of_silent_workers_are_recovered_in_the_end_whatever_happens_meanwhile(
+    quick_queue: Queue,
+    upkeep: Upkeep,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(**facts: object) -> None:
+        raise ValueError("bad callback")
+
+    quick_queue.on("job_retried", fail)
+    quick_queue.enqueue_batch([{"payload": {}}] * 2)
+    upkeep.join()
+    quick_queue.pop_job("silent")
+    eventually(lambda: quick_queue.get_stats()["pending"] == 2)
+    quick_queue.pop_job("silent")
+    eventually(lambda: quick_queue.get_stats()["pending"] == 2)
+    assert "bad callback" in caplog.text
+
+
+def test_an_upkeep_does_not_keep_its_queue(data_dir: object) -> None:
+    queue = Queue(shards=1, data_dir=str(data_dir))
+    upkeep = Upkeep.of(queue)
+    upkeep.join()
+    upkeep.leave()
+    gone = weakref.ref(queue)
+    del queue, upkeep
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,176 @@
+"""Workers in processes of their own: what becomes of their jobs when they die, and when not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import queue_max
+from queue_max import Queue
+
+MakeQueue = Callable[..., Queue]
+Eventually = Callable[[Callable[[], object]], None]
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+# Short, yet so long that a busy machine does not miss all heartbeats of a lease.
+LEASES = {"STUCK_TIMEOUT": 600, "HEARTBEAT_INTERVAL": 50, "RECOVERY_INTERVAL": 50}
+
+# A worker whose jobs note in the file <name> that they began, and stay until `leave` exists.
+STAYING_WORKER = """
+import os, sys, time
+from queue_max import Queue, Worker
+
+def note_and_stay(payload):
+    with open(f"{payload['n']}.runs", "a") as runs:
+        runs.write(f"{os.getpid()}\\n")
+    while not os.path.exists("leave"):
+        time.sleep(0.005)
+
+worker = Worker(sys.argv[1], note_and_stay, Queue(), poll_interval=0.01)
+worker.start()
+sys.stdin.read()
+worker.stop(None)
+"""
+
+# A process that adds its share of jobs and runs whatever it gets, until none is left.
+BUSY_PROCESS = """
+import json, os, sys
+from queue_max import Queue, Worker, WorkerPool
+
+name, jobs, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+seen = []
+queue = Queue()
+workers = [
+    Worker(f"{name}-{number}", lambda payload: seen.append(payload["n"]), queue, poll_interval=0.01)
+    for number in range(threads)
+]
+print("ready", flush=True)
+sys.stdin.readline()
+queue.enqueue_batch([{"payload": {"n": f"{name}-{n}"}} for n in range(jobs)])
+with WorkerPool(workers) as pool:
+    sys.stdin.readline()
+    queue.wait_until_empty()
+with open(f"{name}.seen", "w") as file:
+    json.dump(seen, file)
+"""
+
+
+@pytest.fixture
+def spawn(tmp_path: Path, data_dir: Path) -> Iterator[Spawn]:
+    """Start scripts in processes of their own, on the same queue; none outlives the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(script: str, *arguments: object, **settings: int) -> "subprocess.Popen[bytes]":
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(queue_max.__file__).parents[1]),
+            "DATA_DIR": str(data_dir),
+            "RATE_LIMIT_MAX": "none",
+            "QUEUE_MAX_DURABILITY": "normal",
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", script, *map(str, arguments)],
+                cwd=tmp_path,
+                env=environment | {name: str(value) for name, value in settings.items()},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def runs_of(job: int) -> list[int]:
+    """Tell the ids of the processes in which a job began."""
+    path = Path(f"{job}.runs")
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("heir", ["worker-1", "worker-2"], ids=["namesake", "another"])
+def test_the_job_of_a_killed_worker_runs_again_by_itself_in_another_process(
+    make_queue: MakeQueue, spawn: Spawn, eventually: Eventually, heir: str
+) -> None:
+    queue = make_queue(shards=2)
+    queue.enqueue({"n": 1})
+    first = spawn(STAYING_WORKER, "worker-1", **LEASES)
+    eventually(lambda: runs_of(1))
+    # Its own heartbeats, under the same name perhaps, must not keep the dead one's job.
+    second = spawn(STAYING_WORKER, heir, **LEASES)
+    queue.enqueue({"n": 2})
+    eventually(lambda: runs_of(2))
+    first.send_signal(signal.SIGKILL)
+    first.wait(30)
+    third = spawn(STAYING_WORKER, heir, **LEASES)
+    eventually(lambda: len(runs_of(1)) == 2)
+    assert runs_of(1) == [first.pid, third.pid]
+    assert runs_of(2) == [second.pid]
+    Path("leave").touch()
+    assert queue.wait_until_empty(30)
+    assert queue.get_stats()["completed"] == 2
+
+
+def test_a_job_that_takes_longer_than_a_lease_is_not_recovered(
+    make_queue: MakeQueue, spawn: Spawn, eventually: Eventually
+) -> None:
+    lease = timedelta(milliseconds=LEASES["STUCK_TIMEOUT"])
+    queue = make_queue(shards=1)
+    queue.enqueue({"n": 1})
+    first = spawn(STAYING_WORKER, "worker-1", **LEASES)
+    eventually(lambda: runs_of(1))
+    spawn(STAYING_WORKER, "worker-2", **LEASES)
+    queue.enqueue({"n": 2})
+    eventually(lambda: runs_of(2))
+
+    def has_outlived_its_lease() -> bool:
+        running = {job.payload["n"]: job for job in queue.get_processing_jobs()}
+        job = running[1]
+        assert job.attempts == 1
+        return moment(job.heartbeat) > moment(job.started_at) + lease * 2
+
+    eventually(has_outlived_its_lease)
+    Path("leave").touch()
+    assert queue.wait_until_empty(30)
+    assert runs_of(1) == [first.pid]
+    assert queue.get_stats()["completed"] == 2
+
+
+def moment(text: str | None) -> datetime:
+    assert text is not None
+    return datetime.fromisoformat(text)
+
+
+def test_processes_share_the_jobs_and_run_each_exactly_once(
+    make_queue: MakeQueue, spawn: Spawn, tmp_path: Path
+) -> None:
+    queue = make_queue(shards=3)
+    processes = [spawn(BUSY_PROCESS, name, 300, 2) for name in "abc"]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    for line in (b"enqueue\n", b"wait\n"):
+        for process in processes:
+            tell(process, line)
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    seen: list[Any] = []
+    for name in "abc":
+        seen += json.loads((tmp_path / f"{name}.seen").read_text())
+    assert sorted(seen) == sorted(f"{name}-{n}" for name in "abc" for n in range(300))
+    assert queue.get_stats()["completed"] == 900
+
+
+def tell(process: "subprocess.Popen[bytes]", line: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line)
+    process.stdin.flush()
