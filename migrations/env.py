@@ -6,7 +6,7 @@ control database as `control`. Logging is left alone: it belongs to the program 
 
 from typing import Any, Literal
 
-from alembic import context
+from alembic import command, context
 from sqlalchemy import Connection
 
 from queue_max.storage.directory import Directory
@@ -39,12 +39,16 @@ def walk(history: History) -> None:
     from queue_max.assembly import storage_options
     from queue_max.settings import Settings
 
+    # `current` and `check` only look; a file of 0.1 or 0.2 is left to them as it is.
+    chosen = getattr(context.config.cmd_opts, "cmd", (None,))[0]
+    upgrades = chosen is command.upgrade
     settings = Settings.load()
     directory = Directory(settings.data_dir, storage_options(settings))
     try:
         for database in directory.existing(history):
             print(f"{database.label}:")
-            adopt(database, history, directory.backups)
+            if upgrades:
+                adopt(database, history, directory.backups)
             with database.writing() as connection:
                 migrate(connection, history)
     finally:

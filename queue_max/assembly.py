@@ -87,12 +87,15 @@ def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True)
     if driver.choose().has_wal_reset_bug:
         housekeeping.start()
 
+    store = Store(shards)
+
     def close() -> None:
         housekeeping.stop()
         checkpointer.close()
+        store.close()
         directory.close()
 
-    return _wire(settings, Store(shards), close)
+    return _wire(settings, store, close)
 
 
 def _wire(settings: Settings, store: Store, close: Callable[[], None]) -> Services:

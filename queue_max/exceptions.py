@@ -70,6 +70,7 @@ class ShardError(QueueError):
         where = "control database" if shard_id is None else f"shard {shard_id}"
         super().__init__(f"{where}: {what}")
         self.shard_id = shard_id
+        self.what = what
 
 
 class ShardBusyError(ShardError):

@@ -498,6 +498,22 @@ def test_nothing_is_popped_without_a_token(make_queue: MakeQueue) -> None:
     assert queue.get_stats()["pending"] == 1
 
 
+def test_a_pop_waits_for_a_token_as_long_as_the_queue_says(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(shards=1, rate_limiter_timeout=0.25)
+    waits: list[float] = []
+
+    def acquire(timeout: float) -> bool:
+        waits.append(timeout)
+        return True
+
+    monkeypatch.setattr(queue.rate_limiter, "acquire", acquire)
+    queue.enqueue({})
+    assert queue.pop_job("w") is not None
+    assert waits == [0.25]
+
+
 def test_an_empty_pop_costs_no_token(make_queue: MakeQueue) -> None:
     queue = make_queue(shards=2, rate_limit=1, rate_limiter_timeout=0)
     for _ in range(5):

@@ -40,7 +40,10 @@ class Events:
         for callback in self._callbacks[event]:
             try:
                 callback(**facts)
-            except Exception:
+            except BaseException as error:
+                # A Ctrl-C that comes just now is meant for the program.
+                if not isinstance(error, Exception) and _is_main_thread():
+                    raise
                 logger.exception("a callback for %s failed", event)
 
     @contextmanager
@@ -51,3 +54,7 @@ class Events:
             yield
         finally:
             self._thread.silences -= 1
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -1,6 +1,5 @@
 """The `dead_letter_queue` table: what is kept of jobs that failed for good."""
 
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +7,8 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
-from queue_max.domain.job import Job
+from queue_max.domain.job import Job, JobStatus
+from queue_max.repositories.jobs import has_status, only
 from queue_max.storage.schema import dead_letters, jobs
 
 
@@ -59,6 +59,7 @@ class DeadLetterRepository:
         query = select(func.count()).select_from(dead_letters)
         return self._connection.execute(query).scalar_one()
 
-    def remove_of(self, job_ids: Collection[int]) -> None:
-        """Remove the dead letters of jobs that live again."""
-        self._connection.execute(delete(dead_letters).where(dead_letters.c.job_id.in_(job_ids)))
+    def remove_of_failed(self, job_id: int | None = None) -> None:
+        """Remove the dead letters of all failed jobs, or of one, that are to live again."""
+        failed = select(jobs.c.id).where(has_status(JobStatus.FAILED), *only(job_id))
+        self._connection.execute(delete(dead_letters).where(dead_letters.c.job_id.in_(failed)))

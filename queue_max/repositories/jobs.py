@@ -26,6 +26,7 @@ from sqlalchemy import (
 from queue_max.checks import LARGEST
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
+from queue_max.exceptions import ShardDamagedError
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -197,16 +198,14 @@ class JobRepository:
         """Mark a job as failed for good; its dead letter is added beside it."""
         self._leave(job, failure, status=FAILED, next_retry_at=None, completed_at=self._now)
 
-    def requeue_failed(self, job_id: int | None = None) -> list[int]:
-        """Make all failed jobs, or one, pending with a fresh budget; gives their ids."""
-        chosen = [] if job_id is None else [jobs.c.id == _known(job_id)]
+    def requeue_failed(self, job_id: int | None = None) -> int:
+        """Make all failed jobs, or one, pending with a fresh budget; gives their number."""
         statement = (
             update(jobs)
-            .where(_has_status(JobStatus.FAILED), *chosen)
+            .where(has_status(JobStatus.FAILED), *only(job_id))
             .values(status=PENDING, attempts=0, next_retry_at=None, completed_at=None)
-            .returning(jobs.c.id)
         )
-        return list(self._connection.execute(statement).scalars())
+        return self._connection.execute(statement).rowcount
 
     def renew(self, leases: Collection[Lease]) -> int:
         """Prolong leases; those that are lost already stay lost."""
@@ -250,7 +249,7 @@ class JobRepository:
         """Read jobs in those states, the newest first."""
         return self._all(
             select(jobs)
-            .where(or_(*(_has_status(status) for status in statuses)))
+            .where(or_(*(has_status(status) for status in statuses)))
             .order_by(jobs.c.id.desc())
             .limit(limit)
         )
@@ -274,7 +273,7 @@ class JobRepository:
 
     def purge(self, statuses: Collection[JobStatus]) -> int:
         """Delete all jobs in those states."""
-        condition = or_(*(_has_status(status) for status in statuses))
+        condition = or_(*(has_status(status) for status in statuses))
         return self._connection.execute(delete(jobs).where(condition)).rowcount
 
     def _leave(self, job: Job, failure: Failure, **changes: Any) -> None:
@@ -296,14 +295,24 @@ class JobRepository:
         return [self._to_job(row) for row in self._connection.execute(statement)]
 
     def _to_job(self, row: Row[Any]) -> Job:
-        return Job.from_row(dict(row._mapping), self._shard_id)  # by the names on disk
+        try:
+            return Job.from_row(dict(row._mapping), self._shard_id)  # by the names on disk
+        except ValueError as error:
+            raise ShardDamagedError(
+                self._shard_id, f"job {row.id} cannot be read: {error}"
+            ) from error
 
 
-def _has_status(status: JobStatus) -> ColumnElement[bool]:
+def has_status(status: JobStatus) -> ColumnElement[bool]:
     """Ask for a state in the words that the partial indexes know."""
     condition = jobs.c.status == STATUSES[status]
     ended = status in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
     return and_(condition, jobs.c.completed_at.is_not(None)) if ended else condition
+
+
+def only(job_id: int | None) -> list[ColumnElement[bool]]:
+    """Ask for one job, or for any."""
+    return [] if job_id is None else [jobs.c.id == _known(job_id)]
 
 
 def _known(number: int | None) -> int | None:

@@ -1,18 +1,21 @@
 """Store and UnitOfWork: one transaction on one shard, with the repositories of its tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from queue_max.domain.clock import Clock
-from queue_max.exceptions import ShardNotFoundError
+from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError, ShardNotFoundError
 from queue_max.repositories.dead_letters import DeadLetterRepository
 from queue_max.repositories.jobs import JobRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
 from queue_max.storage.database import Database
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Store:
     def __init__(self, shards: Sequence[Database], clock: Clock | None = None) -> None:
         self._shards = {shard.shard_id: shard for shard in shards}
         self._clock = clock
+        self._is_closed = False
         self.shard_ids = range(len(shards))
 
     @contextmanager
@@ -56,12 +60,36 @@ class Store:
         """Give the free space of a shard back to the file system."""
         self._shard(shard_id).vacuum()
 
+    def visit(
+        self,
+        shard_ids: Iterable[int],
+        act: Callable[[int, float | None], T],
+        patience: float | None = None,
+    ) -> Iterator[tuple[int, T | ShardError]]:
+        """Call `act(shard_id, wait)` for each shard; gives what it returns, or the shard's error.
+
+        No shard holds up another: those that are locked are tried again after all others, and
+        only then with `patience` (the busy timeout by default).
+        """
+        busy: list[int] = []
+        for shard_id in shard_ids:
+            outcome = _attempt(act, shard_id, 0.0)
+            if isinstance(outcome, ShardBusyError):
+                busy.append(shard_id)
+            else:
+                yield shard_id, outcome
+        for shard_id in busy:
+            yield shard_id, _attempt(act, shard_id, patience)
+
     def close(self) -> None:
-        """Close all shards."""
+        """Close all shards; who uses them from now on is told so."""
+        self._is_closed = True
         for shard in self._shards.values():
             shard.close()
 
     def _shard(self, shard_id: int) -> Database:
+        if self._is_closed:
+            raise QueueClosedError
         try:
             return self._shards[shard_id]
         except KeyError:
@@ -78,3 +106,12 @@ class Store:
             DeadLetterRepository(connection, shard_id, now),
             ShardMetadataRepository(connection, now),
         )
+
+
+def _attempt(
+    act: Callable[[int, float | None], T], shard_id: int, wait: float | None
+) -> T | ShardError:
+    try:
+        return act(shard_id, wait)
+    except ShardError as error:
+        return error

@@ -1,12 +1,21 @@
 """The gates a job passes before it starts: the circuit breaker, then the rate limiter."""
 
 import threading
+from dataclasses import dataclass
 
 from queue_max.domain.failures import is_callers_fault
 from queue_max.domain.job import Lease
 from queue_max.exceptions import RateLimitError
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a job needs to start: a token, and a way through the circuit."""
+
+    is_probe: bool
+    """Whether the circuit is half open, and this job is to try it."""
 
 
 class Admission:
@@ -22,24 +31,26 @@ class Admission:
         self._probe: Lease | None = None
         self._lock = threading.Lock()
 
-    def admit(self, patience: float) -> bool:
+    def admit(self, patience: float) -> Permit | None:
         """Take what one job needs to start; waits up to `patience` seconds for a token."""
         if not self._breaker.is_allowed():
-            return False
+            return None
+        permit = Permit(is_probe=self._breaker.state is CircuitState.HALF_OPEN)
         try:
-            return self._limiter.acquire(timeout=patience)
+            self._limiter.acquire(timeout=patience)
         except RateLimitError:
-            self._breaker.release()
-            return False
+            self._release(permit)
+            return None
+        return permit
 
-    def withdraw(self) -> None:
+    def withdraw(self, permit: Permit) -> None:
         """Give back what was taken: there was no job after all."""
         self._limiter.give_back()
-        self._breaker.release()
+        self._release(permit)
 
-    def started(self, lease: Lease) -> None:
-        """Note the job that was admitted: in a half-open circuit it is the probe."""
-        if self._breaker.state is CircuitState.HALF_OPEN:
+    def started(self, lease: Lease, permit: Permit) -> None:
+        """Note the job that was admitted."""
+        if permit.is_probe:
             with self._lock:
                 self._probe = lease
 
@@ -65,6 +76,10 @@ class Admission:
     def wait(self) -> float:
         """Tell in how many seconds a job could be admitted; 0 for now."""
         return max(self._limiter.get_retry_after(), self._breaker.get_retry_after())
+
+    def _release(self, permit: Permit) -> None:
+        if permit.is_probe:
+            self._breaker.release()
 
     def _speaks_for_circuit(self, lease: Lease) -> bool:
         if self._breaker.state is CircuitState.CLOSED:

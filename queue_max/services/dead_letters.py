@@ -23,9 +23,8 @@ class DeadLetterService:
     def revive(self, shard_id: int, job_id: int | None = None) -> int:
         """Give failed jobs of a shard, or one, a fresh budget of attempts; gives their number."""
         with self._store.writing(shard_id) as unit:
-            revived = unit.jobs.requeue_failed(job_id)
-            unit.dead_letters.remove_of(revived)
-        return len(revived)
+            unit.dead_letters.remove_of_failed(job_id)
+            return unit.jobs.requeue_failed(job_id)
 
     def newest(self, shard_id: int, limit: int) -> list[dict[str, Any]]:
         """Read the dead letters of a shard, the newest first."""

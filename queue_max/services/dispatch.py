@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator
+from itertools import chain
 
 from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.domain.routing import scan_order
@@ -27,7 +28,8 @@ class DispatchService:
         self._store = store
         self._admission = admission
         self._rng = rng
-        self._silent: set[int] = set()
+        self._unreadable = _Warnings()
+        self._unwritable = _Warnings()
 
     def claim(self, worker_id: str, patience: float = 0.0) -> Job | None:
         """Give the most urgent due job of a shard to a worker; None when none may start.
@@ -37,60 +39,68 @@ class DispatchService:
         """
         due = self._shards_with_due_jobs()
         first = next(due, None)
-        if first is None or not self._admission.admit(patience):
+        permit = None if first is None else self._admission.admit(patience)
+        if first is None or permit is None:
             return None
+        job = None
         try:
-            job = self._claim_from(first, due, worker_id)
-        except BaseException:
-            self._admission.withdraw()
-            raise
-        if job is None:
-            self._admission.withdraw()
-        else:
-            self._admission.started(job.lease)
+            job = self._claim_from(chain([first], due), worker_id)
+        finally:
+            if job is None:
+                self._admission.withdraw(permit)
+        if job is not None:
+            self._admission.started(job.lease, permit)
         return job
 
     def _shards_with_due_jobs(self) -> Iterator[int]:
-        refusals: list[ShardError] = []
+        refusals = []
         for shard_id in scan_order(self._store.shard_ids, self._rng):
             try:
                 with self._store.reading(shard_id) as unit:
                     has_due = unit.jobs.has_due(DEFAULT_QUEUE)
             except ShardError as error:
-                self._warn_once(error, shard_id)
+                self._unreadable.note(shard_id, error)
                 refusals.append(error)
                 continue
-            self._silent.discard(shard_id)
+            self._unreadable.forget(shard_id)
             if has_due:
                 yield shard_id
         if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
 
-    def _claim_from(self, first: int, others: Iterator[int], worker_id: str) -> Job | None:
-        busy = []
-        for shard_id in (first, *others):
-            try:
-                if job := self._claim_in(shard_id, worker_id, wait=0.0):
-                    return job
-            except ShardBusyError:
-                busy.append(shard_id)
-            except ShardError as error:
-                self._warn_once(error, shard_id)
-        for shard_id in busy:
-            try:
-                if job := self._claim_in(shard_id, worker_id, wait=BUSY_SHARD_WAIT):
-                    return job
-            except ShardError as error:
-                self._warn_once(error, shard_id)
+    def _claim_from(self, shard_ids: Iterator[int], worker_id: str) -> Job | None:
+        """Claim in the first shard that serves."""
+
+        def claim_in(shard_id: int, wait: float | None) -> Job | None:
+            with self._store.writing(shard_id, wait) as unit:
+                unit.jobs.promote_due()
+                return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
+
+        refusals, tried = [], 0
+        for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
+            tried += 1
+            if isinstance(outcome, ShardError):
+                self._unwritable.note(shard_id, outcome)
+                refusals.append(outcome)
+                continue
+            self._unwritable.forget(shard_id)
+            if outcome is not None:
+                return outcome
+        if len(refusals) == tried and not any(isinstance(e, ShardBusyError) for e in refusals):
+            raise refusals[0]
         return None
 
-    def _claim_in(self, shard_id: int, worker_id: str, wait: float) -> Job | None:
-        with self._store.writing(shard_id, wait) as unit:
-            unit.jobs.promote_due()
-            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
 
-    def _warn_once(self, error: ShardError, shard_id: int) -> None:
-        """Say that a shard does not serve; not again until it has served meanwhile."""
-        if shard_id not in self._silent:
-            self._silent.add(shard_id)
+class _Warnings:
+    """Says once that a shard refuses, and again after it has served meanwhile."""
+
+    def __init__(self) -> None:
+        self._warned_of: set[int] = set()
+
+    def note(self, shard_id: int, error: ShardError) -> None:
+        if shard_id not in self._warned_of:
+            self._warned_of.add(shard_id)
             logger.warning("going on without it: %s", error)
+
+    def forget(self, shard_id: int) -> None:
+        self._warned_of.discard(shard_id)

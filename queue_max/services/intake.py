@@ -132,5 +132,7 @@ class IntakeService:
         if not stored:
             return refusal
         return PartialBatchError(
-            refusal.shard_id, f"{refusal}; {len(stored)} jobs are stored in other shards", stored
+            refusal.shard_id,
+            f"{refusal.what}; {len(stored)} jobs are stored in other shards",
+            stored,
         )

@@ -37,13 +37,15 @@ class LeaseService:
         with self._lock:
             for lease in self._held:
                 by_shard[lease.shard_id].append(lease)
-        for shard_id, leases in by_shard.items():
-            try:
-                with self._store.writing(shard_id) as unit:
-                    unit.jobs.renew(leases)
-                    self.last_renewal = unit.now
-            except ShardError as error:
-                logger.warning("%d leases not renewed, another try follows: %s", len(leases), error)
+
+        def renew_in(shard_id: int, wait: float | None) -> None:
+            with self._store.writing(shard_id, wait) as unit:
+                unit.jobs.renew(by_shard[shard_id])
+                self.last_renewal = unit.now
+
+        for _shard_id, outcome in self._store.visit(by_shard, renew_in):
+            if isinstance(outcome, ShardError):
+                logger.warning("leases not renewed, another try follows: %s", outcome)
 
     def renew_of_worker(self, shard_id: int, worker_id: str) -> int:
         """Prolong the leases that a worker has in a shard, by its name."""

@@ -10,6 +10,9 @@ from queue_max.services.retry import RetryService
 
 logger = logging.getLogger(__name__)
 
+WORKER_DIED = "WorkerDied"
+"""The error type of an attempt that ended with its worker."""
+
 STEP = 200
 """Jobs recovered in one transaction: more would hold the lock for too long."""
 
@@ -32,27 +35,29 @@ class RecoveryService:
         A job is due again at once the first time its worker died, later by its back-off; always
         at once when asked for.
         """
+
+        def recover_in(shard_id: int, wait: float | None) -> int:
+            return sum(iter(lambda: self._recover_some(shard_id, wait, at_once), 0))
+
         recovered = 0
-        for shard_id in self._store.shard_ids:
-            try:
-                while step := self._recover_some(shard_id, at_once):
-                    recovered += step
-            except ShardError as error:
-                logger.warning("no recovery there now, another try follows: %s", error)
+        for _shard_id, outcome in self._store.visit(self._store.shard_ids, recover_in):
+            if isinstance(outcome, ShardError):
+                logger.warning("no recovery there now, another try follows: %s", outcome)
+            else:
+                recovered += outcome
         return recovered
 
-    def _recover_some(self, shard_id: int, at_once: bool) -> int:
+    def _recover_some(self, shard_id: int, wait: float | None, at_once: bool) -> int:
         with self._store.reading(shard_id) as unit:
             if not unit.jobs.silent_since(unit.now - self._lease_time, limit=1):
                 return 0
         verdicts = []
-        with self._store.writing(shard_id) as unit:
+        with self._store.writing(shard_id, wait) as unit:
             for job in unit.jobs.silent_since(unit.now - self._lease_time, STEP):
+                first_time = job.error_type != WORKER_DIED
                 failure = Failure(
-                    "WorkerDied",
-                    f"worker {job.worker_id} was last heard of at {job.heartbeat}",
+                    WORKER_DIED, f"worker {job.worker_id} was last heard of at {job.heartbeat}"
                 )
-                first_time = job.attempts == 1
                 verdict = self._retry.lose(unit, job, failure, at_once=at_once or first_time)
                 verdicts.append((job, failure, verdict))
         for job, failure, verdict in verdicts:

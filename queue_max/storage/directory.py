@@ -10,8 +10,10 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -19,6 +21,7 @@ from queue_max.exceptions import (
     ConfigurationError,
     QueueNotFoundError,
     SchemaError,
+    ShardDamagedError,
     ShardError,
 )
 from queue_max.storage import migrations
@@ -44,6 +47,14 @@ class Entry:
     path: Path
     is_new: bool
     """Its file may not have been made yet."""
+
+
+class Mirror(NamedTuple):
+    """What a shard knows of the directory it belongs to."""
+
+    directory_id: str
+    num_shards: int
+    shard_id: int | None
 
 
 class Directory:
@@ -76,13 +87,14 @@ class Directory:
             raise SchemaError(None, f"{self._control.path} has not been made; {remedy}")
         migrations.require(self._control, CONTROL, remedy)
         entries = self._entries()
-        if not entries:
-            raise SchemaError(None, f"no shards have been made; {remedy}")
+        if not entries or any(entry.is_new for entry in entries):
+            raise SchemaError(None, f"its shards have not all been made; {remedy}")
         self._refuse_another_count(entries, shards)
         opened = [self._database(entry) for entry in entries]
         for database in opened:
             migrations.require(database, SHARD, remedy)
             self._refuse_foreign(database)
+            database.use_wal()  # a copy that was brought back has lost it
         return opened
 
     def upgrade(
@@ -124,6 +136,7 @@ class Directory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_file(self._control.path)
+            self._control.use_wal()
         except OSError as error:
             raise ShardError(None, f"cannot be made in {self.path}: {error.strerror}") from error
         migrations.upgrade(self._control, CONTROL, self.backups)
@@ -160,11 +173,11 @@ class Directory:
         if not found:
             return None
         for entry in found:
-            if mirror := self._mirror(self._database(entry)):
-                identity, count = mirror
-                return identity, [self._entry(number, is_new=False) for number in range(count)]
-        expected = [self._entry(number, is_new=False) for number in range(len(found))]
-        if found != expected:
+            with suppress(ShardError):  # a damaged one knows nothing; others may
+                if mirror := self._mirror(self._database(entry)):
+                    numbers = range(mirror.num_shards)
+                    return mirror.directory_id, [self._entry(n, is_new=False) for n in numbers]
+        if [entry.shard_id for entry in found] != list(range(len(found))):
             names = ", ".join(entry.path.name for entry in found)
             raise ConfigurationError(
                 f"{self.path} holds {names}: shard files are numbered from 0 without gaps. "
@@ -174,17 +187,33 @@ class Directory:
 
     def _prepare(self, entry: Entry, database: SqliteDatabase) -> None:
         """Make or migrate one shard; others who start meanwhile wait for the control database."""
-        if not entry.is_new and migrations.revision(database, SHARD) == SHARD.head:
+        if self._is_ready(entry, database):
             return
         with _preparing, self._control.writing() as connection:
+            entry = self._read_entries(connection)[entry.shard_id]
+            if self._is_ready(entry, database):
+                return  # another starter was faster
             if entry.is_new:
                 _make_file(entry.path)
-            entry.path.chmod(0o600)
+            migrations.adopt(database, SHARD, self.backups)
+            if not entry.is_new and migrations.revision(database, SHARD) is None:
+                raise ShardDamagedError(
+                    entry.shard_id, f"{entry.path} holds no tables: bring it back from a backup"
+                )
+            _restrict(entry.path)
+            database.use_wal()
             migrations.upgrade(database, SHARD, self.backups)
             self._write_mirror(database, *self._identity(connection))
             connection.execute(
                 update(shard_map).where(shard_map.c.shard_id == entry.shard_id).values(is_new=0)
             )
+
+    def _is_ready(self, entry: Entry, database: SqliteDatabase) -> bool:
+        return (
+            not entry.is_new
+            and migrations.revision(database, SHARD) == SHARD.head
+            and self._mirror(database) is not None
+        )
 
     def _database(self, entry: Entry) -> SqliteDatabase:
         number = entry.shard_id
@@ -215,14 +244,14 @@ class Directory:
         identity = connection.execute(select(directory.c.id)).scalar_one()
         return identity, len(self._read_entries(connection))
 
-    def _mirror(self, database: Database) -> tuple[str, int] | None:
+    def _mirror(self, database: Database) -> Mirror | None:
         if migrations.revision(database, SHARD) in {None, migrations.BASELINE}:
             return None
         with database.reading() as connection:
-            row = connection.execute(
-                select(shard_metadata.c.directory_id, shard_metadata.c.num_shards)
-            ).one_or_none()
-        return None if row is None or row.directory_id is None else (row[0], row[1])
+            row = connection.execute(select(shard_metadata)).one_or_none()
+        if row is None or row.directory_id is None:
+            return None
+        return Mirror(row.directory_id, row.num_shards, row.shard_id)
 
     def _write_mirror(self, database: Database, identity: str, count: int) -> None:
         with database.writing() as connection:
@@ -238,11 +267,11 @@ class Directory:
     def _refuse_foreign(self, database: Database) -> None:
         with self._control.reading() as connection:
             identity, count = self._identity(connection)
-        if self._mirror(database) != (identity, count):
+        if self._mirror(database) != Mirror(identity, count, database.shard_id):
             raise ShardError(
                 database.shard_id,
-                f"{database.url.database} belongs to another queue than {self._control.path}: "
-                "was it copied from elsewhere?",
+                f"{database.url.database} belongs to another queue, or to another place, than "
+                f"{self._control.path} says: was it copied from elsewhere?",
             )
 
     def _refuse_another_count(self, entries: Sequence[Entry], shards: int | None) -> None:
@@ -251,6 +280,13 @@ class Directory:
                 f"shards={shards}: {self.path} holds {len(entries)} shards. Leave the number out "
                 f"(NUM_SHARDS too) or say {len(entries)}; another number would strand their jobs"
             )
+
+
+def _restrict(path: Path) -> None:
+    """Keep a file, and what SQLite keeps beside it, from all but its owner."""
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.chmod(f"{path}{suffix}", 0o600)
 
 
 def _make_file(path: Path) -> None:

@@ -91,6 +91,8 @@ def adopt(database: Database, history: History, backups: Path) -> None:
     """Note in a shard of 0.1.1 or 0.2.0 that it is at the baseline; copy it first."""
     if history is not SHARD or not predates_alembic(database):
         return
+    with database.reading() as connection:
+        _refuse_strangers(connection, database)
     if isinstance(database, SqliteDatabase):
         _back_up(database, backups)
     from alembic.migration import MigrationContext
@@ -99,7 +101,6 @@ def adopt(database: Database, history: History, backups: Path) -> None:
     with database.writing() as connection:
         if _read_revision(connection, history) is not None:
             return  # another starter was faster
-        _refuse_strangers(connection, database)
         options = {"version_table": history.version_table}
         context = MigrationContext.configure(connection, opts=options)
         context.stamp(ScriptDirectory.from_config(_config(connection, history)), BASELINE)

@@ -4,8 +4,9 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from queue_max.domain.clock import utc_now
 from queue_max.exceptions import (
     ConfigurationError,
-    QueueClosedError,
     ShardBusyError,
     ShardDamagedError,
     ShardError,
@@ -60,9 +60,7 @@ class SqliteOptions:
     def pragmas(self) -> dict[str, str | int]:
         """Give the pragmas for a new connection, in order."""
         return {
-            # First, so that the switch to WAL waits for others too.
             "busy_timeout": self.busy_timeout_ms,
-            "journal_mode": "WAL",
             "synchronous": "FULL" if self.full_sync else "NORMAL",
             "cache_size": self.cache_size,
             "mmap_size": self.mmap_size,
@@ -79,16 +77,23 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path, shard_id: int | None, options: SqliteOptions) -> None:
         super().__init__(URL.create("sqlite", database=str(path)), shard_id)
         self.path = path
+        self._options = options
         self._busy_timeout = options.busy_timeout_ms / 1000
-        self._engine = _engine(path, options)
+        self._open_anew()
+        _all.add(self)
+
+    def _open_anew(self) -> None:
+        self._engine = _engine(self.path, self._options)
         self._turn = threading.Lock()
         self._writer: Connection | None = None
-        self._is_closed = False
+        self._file: int | None = None
+        self._kept: list[PoolProxiedConnection] = []
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the file; writers do not wait for it."""
-        with self._speaking_of_shards(), self._connect() as connection:
+        with self._speaking_of_shards(), self._engine.connect() as connection:
+            self._require_file()
             yield connection
 
     @contextmanager
@@ -99,6 +104,7 @@ class SqliteDatabase(Database):
             connection = self._writing_connection()
             try:
                 with _begin_immediate(connection, deadline):
+                    self._require_file()
                     yield connection
             except DBAPIError:
                 self._give_up_writer()
@@ -110,21 +116,32 @@ class SqliteDatabase(Database):
 
     def vacuum(self) -> None:
         """Rebuild the file without the pages that are free; needs room for a second copy."""
-        with self._turn_to_write(time.monotonic() + self._busy_timeout):
-            self._run_alone("VACUUM")
+        with self._turn_to_write(time.monotonic() + self._busy_timeout), self._cursor() as cursor:
+            cursor.execute("VACUUM")
+
+    def use_wal(self) -> None:
+        """Let readers and a writer work at the same time; the file keeps it once it is set.
+
+        Raises ShardError where the file system does not allow it, as over a network.
+        """
+        with self._cursor() as cursor:
+            mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise ShardError(
+                self.shard_id,
+                f"{self.path} cannot have a write-ahead log ({mode}): is it on a network file "
+                "system? Choose a DATA_DIR on a local disk",
+            )
 
     def checkpoint(self) -> bool:
         """Move the WAL into the file and empty it; False when readers were in the way."""
-        with (
-            self._turn_to_write(time.monotonic() + self._busy_timeout),
-            self._speaking_of_shards(),
-            self._connect() as connection,
-        ):
-            cursor = connection.connection.cursor()
+        with self._turn_to_write(time.monotonic() + self._busy_timeout), self._cursor() as cursor:
             cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
-            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            cursor.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
-            return not busy
+            try:
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {self._options.busy_timeout_ms}")
+        return not busy
 
     def wal_bytes(self) -> int:
         """Tell how large the WAL is; asked of the file system, without opening anything."""
@@ -135,19 +152,15 @@ class SqliteDatabase(Database):
 
     def copy_to(self, target: Path) -> None:
         """Write a consistent copy of the file, as it is now, to a path where nothing is."""
-        self._run_alone("VACUUM INTO ?", str(target))
+        with self._cursor() as cursor:
+            cursor.execute("VACUUM INTO ?", (str(target),))
 
     def close(self) -> None:
         """Close all connections; a transaction that runs is let finish first."""
         with self._turn:
-            self._is_closed = True
             self._give_up_writer()
             self._engine.dispose()
-
-    def _connect(self) -> Connection:
-        if self._is_closed:
-            raise QueueClosedError
-        return self._engine.connect()
+            self._file = None
 
     @contextmanager
     def _turn_to_write(self, deadline: float) -> Iterator[None]:
@@ -160,7 +173,7 @@ class SqliteDatabase(Database):
 
     def _writing_connection(self) -> Connection:
         if self._writer is None:
-            connection = self._connect().execution_options(sqlite_begin="IMMEDIATE")
+            connection = self._engine.connect().execution_options(sqlite_begin="IMMEDIATE")
             # Only BEGIN can meet another writer, and there we wait in our own way.
             connection.connection.cursor().execute("PRAGMA busy_timeout = 0")
             self._writer = connection
@@ -173,14 +186,47 @@ class SqliteDatabase(Database):
             self._writer.close()
             self._writer = None
 
-    def _run_alone(self, statement: str, *values: str) -> None:
-        """Run a statement that SQLite refuses inside of a transaction."""
-        with self._speaking_of_shards(), self._connect() as connection:
-            raw = connection.connection
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """Give a cursor of the driver, for what SQLite refuses inside of a transaction."""
+        with self._speaking_of_shards(), self._engine.connect() as connection:
             try:
-                raw.cursor().execute(statement, values)
+                yield connection.connection.cursor()
             except driver.choose().module.Error as error:
                 raise self._explain(error) from error
+
+    def _require_file(self) -> None:
+        """Refuse to go on with a file that was removed or replaced: what it is told is lost."""
+        try:
+            found = os.stat(self.path).st_ino
+        except FileNotFoundError:
+            found = None
+        if self._file is None:
+            self._file = found
+        if found is None or found != self._file:
+            raise self._missing()
+
+    def _missing(self) -> ShardMissingError:
+        return ShardMissingError(
+            self.shard_id,
+            f"{self.path} is missing, or another file than it was. Bring it back from a backup; "
+            "it is not made anew, since its jobs would be lost",
+        )
+
+    def _close_for_fork(self) -> None:
+        """Close all connections, and keep other threads from opening any until `_go_on`."""
+        self._turn.acquire()
+        self._give_up_writer()
+        with suppress(SQLAlchemyError):  # a file that cannot be opened needs no closing
+            while len(self._kept) < _CONNECTIONS:
+                self._kept.append(self._engine.raw_connection())
+                self._kept[-1].invalidate()
+
+    def _go_on(self) -> None:
+        for connection in self._kept:
+            connection.close()
+        self._kept = []
+        self._turn.release()
 
     def _translate(self, error: DBAPIError) -> ShardError:
         return self._explain(error.orig)
@@ -192,11 +238,7 @@ class SqliteDatabase(Database):
         if code in {_CORRUPT, _NOTADB}:
             return ShardDamagedError(self.shard_id, f"{self.path} is damaged: {error}")
         if code == _CANTOPEN and not self.path.exists():
-            return ShardMissingError(
-                self.shard_id,
-                f"{self.path} is missing. Bring it back from a backup; "
-                "it is not made anew, since its jobs would be lost",
-            )
+            return self._missing()
         return ShardError(self.shard_id, f"{self.path}: {error}")
 
 
@@ -250,3 +292,33 @@ def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction
 
 def _primary_code(error: BaseException | None) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+# SQLite remembers in memory which locks a process has on a file. A child of fork would trust that
+# memory and take none itself, so that its commits are lost: no file is open while a process forks.
+_all: "weakref.WeakSet[SqliteDatabase]" = weakref.WeakSet()
+_closed_for_fork: list[SqliteDatabase] = []
+
+
+def _before_fork() -> None:
+    for database in list(_all):
+        database._close_for_fork()
+        _closed_for_fork.append(database)
+
+
+def _after_fork_in_parent() -> None:
+    while _closed_for_fork:
+        _closed_for_fork.pop()._go_on()
+
+
+def _after_fork_in_child() -> None:
+    while _closed_for_fork:
+        _closed_for_fork.pop()._open_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -46,6 +46,8 @@ class WorkerPool:
         self._cooldown = checks.seconds("scale_cooldown", scale_cooldown, zero=True)
         self._factory = worker_factory
         self._scaler: Repeater | None = None
+        self._model = self.workers[0] if self.workers else None
+        self._retired: list[Worker] = []
         self._scaled_at = -float("inf")
         self._made = 0
         self._is_started = False
@@ -54,6 +56,7 @@ class WorkerPool:
     def add_worker(self, worker: Worker) -> None:
         """Add a worker; it is started at once if the pool is."""
         with self._lock:
+            self._model = self._model or worker
             self.workers.append(worker)
             if self._is_started:
                 worker.start()
@@ -81,7 +84,7 @@ class WorkerPool:
             self._scaler = None
         with self._lock:
             self._is_started = False
-            workers = list(self.workers)
+            workers = [*self.workers, *self._retired]
         for worker in workers:
             worker.request_stop()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -93,18 +96,17 @@ class WorkerPool:
 
     def scale(self) -> None:
         """Bring the number of workers nearer to what the waiting jobs ask for."""
-        if not self.workers and self._factory is None:
-            return
         now = time.monotonic()
-        if now - self._scaled_at < self._cooldown:
+        if self._model is None and self._factory is not None:
+            self._model = self._factory("pool-worker-0")
+        if self._model is None or now - self._scaled_at < self._cooldown:
             return
-        # An empty pool knows its queue only from the worker that is about to be made.
-        pending = self.workers[0].queue.get_pending_count() if self.workers else 0
+        pending = self._model.queue.get_pending_count()
         target = self._scaling.target(len(self.workers), pending)
         if target > len(self.workers):
-            self.add_worker(self._make_worker())
+            self.add_worker(self._make_worker(self._model))
         elif target < len(self.workers):
-            self.remove_worker(self.workers[-1])
+            self._retire(self.workers[-1])
         else:
             return
         self._scaled_at = now
@@ -149,7 +151,15 @@ class WorkerPool:
         counts = [queue.services.inspection.counts() for queue in queues]
         return not any(each.pending or each.processing for each in counts)
 
-    def _make_worker(self) -> Worker:
+    def _make_worker(self, model: Worker) -> Worker:
         self._made += 1
         name = f"pool-worker-{self._made}"
-        return self._factory(name) if self._factory else self.workers[0].copy(name)
+        return self._factory(name) if self._factory else model.copy(name)
+
+    def _retire(self, worker: Worker) -> None:
+        """Take a worker out without waiting for its job."""
+        with self._lock:
+            self.workers.remove(worker)
+            self._retired = [each for each in self._retired if each.is_running]
+            self._retired.append(worker)
+        worker.request_stop()

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from queue_max import checks
 from queue_max.domain.clock import to_text, utc_now
-from queue_max.domain.failures import is_retryable_error
+from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult
 from queue_max.domain.retry import Bury
 from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueClosedError, QueueError
@@ -88,6 +88,8 @@ class Worker:
         self._on_job_error = on_job_error
         self._services = self.queue.services
         self._state = WorkerState.INITIALIZED
+        self._lock = threading.Lock()
+        self._is_working = False
         self._stopping = threading.Event()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
@@ -103,7 +105,7 @@ class Worker:
     @property
     def is_running(self) -> bool:
         """Whether the worker takes jobs, or finishes its last one."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._is_working
 
     def copy(self, worker_id: str) -> Self:
         """Make another worker of the same kind, with all options, under another name."""
@@ -119,23 +121,27 @@ class Worker:
         )
 
     def start(self) -> None:
-        """Begin to take jobs; harmless when the worker runs already."""
-        if self.is_running:
-            return
-        self._state = WorkerState.STARTING
-        self._stopping.clear()
-        self._leaving.clear()
-        self._started_at = utc_now()
-        self._thread = threading.Thread(
-            target=self._work, name=f"queue-max-{self.worker_id}", daemon=True
-        )
-        self._thread.start()
+        """Begin to take jobs, or go on after a stop was asked for; harmless when it runs."""
+        with self._lock:
+            self._stopping.clear()
+            if self._is_working:
+                self._state = WorkerState.RUNNING
+                return
+            self._leaving.clear()
+            self._is_working = True
+            self._state = WorkerState.STARTING
+            self._started_at = utc_now()
+            self._thread = threading.Thread(
+                target=self._work, name=f"queue-max-{self.worker_id}", daemon=True
+            )
+            self._thread.start()
 
     def request_stop(self) -> None:
         """Take no further job; returns at once, the running job goes on."""
-        if self.is_running:
-            self._state = WorkerState.STOPPING
-        self._stopping.set()
+        with self._lock:
+            self._stopping.set()
+            if self._is_working:
+                self._state = WorkerState.STOPPING
 
     def stop(self, timeout: float | None = 10.0) -> bool:
         """Take no further job and wait for the running one.
@@ -148,8 +154,9 @@ class Worker:
         if thread is None or thread is threading.current_thread():
             return thread is None
         thread.join(timeout)
-        if thread.is_alive():
-            self._state = WorkerState.ERROR
+        with self._lock:
+            if self._is_working:
+                self._state = WorkerState.ERROR
         return not thread.is_alive()
 
     def hand_back(self) -> bool:
@@ -202,15 +209,21 @@ class Worker:
         upkeep = Upkeep.of(self.queue)
         upkeep.join()
         try:
-            if not self._stopping.is_set():
-                self._state = WorkerState.RUNNING
-            self._take_jobs()
-            self._state = WorkerState.STOPPED
+            while not self._ends(WorkerState.STOPPED):
+                self._take_jobs()
         except BaseException:
-            self._state = WorkerState.ERROR
             logger.exception("worker %s ended by an error of its own", self.worker_id)
+            self._stopping.set()
+            self._ends(WorkerState.ERROR)
         finally:
             upkeep.leave()
+
+    def _ends(self, state: WorkerState) -> bool:
+        """Come to the end, unless the worker was started again meanwhile."""
+        with self._lock:
+            self._is_working = not self._stopping.is_set()
+            self._state = WorkerState.RUNNING if self._is_working else state
+            return not self._is_working
 
     def _take_jobs(self) -> None:
         outage = 0.0
@@ -218,6 +231,7 @@ class Worker:
             try:
                 job = self._services.dispatch.claim(self.worker_id)
             except QueueClosedError:
+                self._stopping.set()
                 return
             except QueueError as error:
                 outage = min(max(self.poll_interval, outage * 2), LONGEST_OUTAGE_PAUSE)
@@ -268,7 +282,8 @@ class Worker:
             self._tally.failed += 1
         else:
             self._tally.retried += 1
-        self._tell(self._on_job_error, job_id=job.id, error=str(error), permanent=permanent)
+        message = Failure.of(error).message
+        self._tell(self._on_job_error, job_id=job.id, error=message, permanent=permanent)
 
     def _store(self, write: Callable[[], T], job: Job) -> T | None:
         """Write an outcome; while the database cannot take it, keep the lease and try again."""
@@ -294,5 +309,5 @@ class Worker:
             return
         try:
             callback(worker_id=self.worker_id, **facts)
-        except Exception:
+        except BaseException:  # user code: even SystemExit must not end the worker
             logger.exception("a callback of worker %s failed", self.worker_id)

@@ -174,7 +174,7 @@ def test_a_bad_option_is_a_usage_error_that_names_it(
 # Faults that are to be expected
 
 
-@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("command", [["stats"], ["db", "check"]])
 def test_a_data_dir_with_a_typo_is_not_found_and_not_made(
     run: Run, tmp_path: Path, command: list[str]
 ) -> None:
@@ -187,9 +187,7 @@ def test_a_data_dir_with_a_typo_is_not_found_and_not_made(
     [
         ("RATE_LIMIT_MAX", "fast"),
         ("QUEUE_MAX_NUM_SHARDS", "0"),
-        ("QUEUE_MAX_RETRIES", "-1"),
         ("QUEUE_MAX_LOG_LEVEL", "LOUD"),
-        ("STUCK_TIMEOUT", "1.5"),
     ],
 )
 def test_a_bad_variable_is_a_usage_error_that_names_it(
@@ -359,9 +357,14 @@ def test_a_terminal_is_given_plain_json(
 
 
 @pytest.mark.parametrize(
-    "command", [["list", "--status", "pending"], ["stats"], ["db", "current"], ["stats", "--lost"]]
+    ("command", "variables"),
+    [
+        (["list", "--status", "pending"], {}),
+        (["list", "--status", "pending"], {"FORCE_COLOR": "1"}),
+        (["stats"], {"FORCE_COLOR": "1"}),
+        (["stats", "--lost"], {"FORCE_COLOR": "1"}),
+    ],
 )
-@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"NO_COLOR": "1"}])
 def test_a_pipe_is_given_no_escape_codes(
     run: Run, make_queue: MakeQueue, command: list[str], variables: dict[str, str]
 ) -> None:

@@ -43,6 +43,11 @@ class Number(float):
     pass
 
 
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
 def nested(levels: int, leaf: object = 1) -> dict[str, Any]:
     payload: Any = leaf
     for _ in range(levels):
@@ -242,6 +247,20 @@ def test_a_refusal_does_not_repeat_a_megabyte(payload: dict[Any, Any]) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param({"a": Unshowable()}, id="value"),
+        pytest.param({Unshowable(): 1}, id="key"),
+        pytest.param({10**5000: 1}, id="number as key"),
+        pytest.param({"a": {10**5000}}, id="number in a set"),
+    ],
+)
+def test_a_value_that_cannot_be_shown_is_refused_all_the_same(payload: dict[Any, Any]) -> None:
+    with pytest.raises(PayloadError, match=r"^payload"):
+        to_json(payload)
+
+
 def test_a_payload_error_is_a_value_error_and_an_invalid_job() -> None:
     assert issubclass(PayloadError, InvalidJobError)
     assert issubclass(PayloadError, ValueError)
@@ -302,6 +321,12 @@ def test_a_bad_argument_is_refused_by_name_and_value(name: str, value: object) -
     with pytest.raises(InvalidJobError) as caught:
         check(**{name: value})
     assert str(caught.value).startswith(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize("name", ["priority", "pagina_id", "max_retries", "retry_delay"])
+def test_a_number_too_long_to_be_shown_is_refused_all_the_same(name: str) -> None:
+    with pytest.raises(InvalidJobError, match=rf"^{name}="):
+        check(**{name: 10**5000})
 
 
 @pytest.mark.parametrize(

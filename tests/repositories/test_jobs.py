@@ -68,6 +68,12 @@ def counts(store: Store) -> Counts:
         return unit.jobs.counts()
 
 
+def forbid(connection: Connection, *ways: str) -> None:
+    """Keep PostgreSQL from going some ways, within one transaction."""
+    for way in ways:
+        connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+
+
 # Adding
 
 
@@ -210,14 +216,11 @@ def test_at_most_500_jobs_are_promoted_at_once_and_the_earliest_first(
 
 
 @only_postgresql
-def test_no_plan_of_postgresql_promotes_more(
-    store: Store, shard: Database, clock: FakeClock
-) -> None:
+def test_no_plan_of_postgresql_promotes_more(shard: Database, clock: FakeClock) -> None:
     schedule(shard, clock, list(range(600)))
     clock.advance(600)
     with shard.writing() as connection:
-        for way in ("hashjoin", "mergejoin", "hashagg", "sort", "indexscan", "material"):
-            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        forbid(connection, "hashjoin", "mergejoin", "hashagg", "sort", "indexscan", "material")
         assert JobRepository(connection, 0, clock.now).promote_due() == 500
 
 
@@ -241,6 +244,27 @@ def test_a_promoted_job_takes_its_place_by_priority_and_id(
     clock.advance(10)
     promote(store)
     assert claim_all(claim) == [high, low - 1, low]
+
+
+@only_postgresql
+def test_no_plan_of_postgresql_changes_the_order(shard: Database, clock: FakeClock) -> None:
+    # In the table they stand in the order in which they were stored.
+    insert_rows(shard, clock, [{"id": job_id} for job_id in (3, 1, 2)])
+    with shard.writing() as connection:
+        forbid(connection, "indexscan", "bitmapscan")
+        repository = JobRepository(connection, 0, clock.now)
+        claimed = [repository.claim_next(DEFAULT_QUEUE, "worker-1") for _ in range(3)]
+    assert [job and job.id for job in claimed] == [1, 2, 3]
+
+
+@only_postgresql
+def test_on_postgresql_claims_do_not_wait_for_each_other(
+    store: Store, add: Add
+) -> None:
+    first, second = add(), add()
+    with store.writing(0) as one, store.writing(0, wait=0.0) as other:
+        jobs = [unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1") for unit in (one, other)]
+    assert [job and job.id for job in jobs] == [first, second]
 
 
 def test_a_claimed_job_shows_the_attempt_just_taken(clock: FakeClock, start: Start) -> None:
@@ -418,7 +442,12 @@ def test_a_job_rescheduled_for_now_is_pending_at_once(
 def test_a_failed_job_stays_with_its_error_and_the_time_of_its_end(
     store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
 ) -> None:
-    job = start()
+    job: Job | None = start()
+    assert job is not None
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(job, FAILURE, clock.now)
+    job = claim()
+    assert job is not None
     clock.advance(3)
     with store.writing(0) as unit:
         unit.jobs.fail(job, FAILURE)
@@ -594,15 +623,26 @@ def test_a_lease_prolonged_at_that_very_moment_is_not_silent(
 
 
 def test_only_jobs_that_run_can_be_silent(
-    store: Store, clock: FakeClock, start: Start, add: Add
+    store: Store, shard: Database, clock: FakeClock
 ) -> None:
-    add_then_fail, rescheduled = start(), start()
-    add()
-    with store.writing(0) as unit:
-        unit.jobs.fail(add_then_fail, FAILURE)
-        unit.jobs.reschedule(rescheduled, FAILURE, clock.now)
+    # Files of 0.1.1 have heartbeats in jobs that have long been given back.
+    others = [status for status in JobStatus if status is not JobStatus.PROCESSING]
+    insert_rows(shard, clock, [{"status": status, "heartbeat": clock.now} for status in others])
     with store.reading(0) as unit:
         assert unit.jobs.silent_since(clock.now + timedelta(days=1), limit=9) == []
+
+
+@only_postgresql
+def test_no_plan_of_postgresql_finds_the_wrong_silent_jobs(
+    shard: Database, clock: FakeClock
+) -> None:
+    silences = [timedelta(seconds=each) for each in (1, 3, 2)]
+    rows = [{"status": "processing", "heartbeat": clock.now - silence} for silence in silences]
+    insert_rows(shard, clock, rows)
+    with shard.writing() as connection:
+        forbid(connection, "indexscan", "bitmapscan")
+        [longest] = JobRepository(connection, 0, clock.now).silent_since(clock.now, limit=1)
+    assert longest.heartbeat == to_text(clock.now - timedelta(seconds=3))
 
 
 # Counting and listing

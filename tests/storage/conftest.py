@@ -19,7 +19,28 @@ from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 MakeDatabase = Callable[..., SqliteDatabase]
 OpenDirectory = Callable[..., Directory]
-StartProcess = Callable[..., "subprocess.Popen[str]"]
+
+
+class OtherProcess(subprocess.Popen[str]):
+    """A process that is talked to line by line."""
+
+    def says(self) -> str:
+        """Wait for its next line."""
+        assert self.stdout is not None
+        return self.stdout.readline().rstrip("\n")
+
+    def tell(self, line: str = "") -> None:
+        """Send it a line."""
+        assert self.stdin is not None
+        self.stdin.write(f"{line}\n")
+        self.stdin.flush()
+
+    def output(self, timeout: float | None = None) -> list[str]:
+        """Wait for its end; gives the lines it has still to say."""
+        return self.communicate(timeout=timeout)[0].splitlines()
+
+
+StartProcess = Callable[..., OtherProcess]
 
 
 @pytest.fixture
@@ -27,14 +48,15 @@ def make_database(tmp_path: Path) -> Iterator[MakeDatabase]:
     """Open a file as a database, an empty one unless it is there already."""
     opened: list[SqliteDatabase] = []
 
-    def make(
-        path: Path | None = None, shard_id: int | None = 3, **options: Any
-    ) -> SqliteDatabase:
+    def make(path: Path | None = None, shard_id: int | None = 3, **options: Any) -> SqliteDatabase:
         path = path or tmp_path / "some.db"
+        is_new = not path.exists()
         path.touch()
-        chosen = SqliteOptions(**{"full_sync": False} | options)
-        opened.append(SqliteDatabase(path, shard_id, chosen))
-        return opened[-1]
+        database = SqliteDatabase(path, shard_id, SqliteOptions(**{"full_sync": False} | options))
+        opened.append(database)
+        if is_new:
+            database.use_wal()
+        return database
 
     yield make
     for database in opened:
@@ -58,10 +80,10 @@ def open_directory(data_dir: Path) -> Iterator[OpenDirectory]:
 @pytest.fixture
 def start_process() -> Iterator[StartProcess]:
     """Run Python code in a process of its own; it and its children are killed at the end."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[OtherProcess] = []
 
-    def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
+    def start(code: str, *arguments: object) -> OtherProcess:
+        process = OtherProcess(
             [sys.executable, "-c", code, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

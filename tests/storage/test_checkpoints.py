@@ -2,21 +2,21 @@
 
 import logging
 import stat
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from queue_max import Queue
 from queue_max.storage.checkpoints import Checkpointer
 from queue_max.storage.driver import Driver
-from queue_max.storage.sqlite import SqliteDatabase
+from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 MakeDatabase = Callable[..., SqliteDatabase]
 MakeCheckpointer = Callable[..., Checkpointer]
-StartProcess = Callable[..., "subprocess.Popen[str]"]
+StartProcess = Callable[..., Any]
 
 MEGABYTE = 1_000_000
 LARGE = 5 * MEGABYTE
@@ -96,7 +96,7 @@ def test_a_wal_is_emptied_again_and_again(
 
 
 def test_only_one_in_a_directory_makes_checkpoints(
-    grown: SqliteDatabase, checkpointer_for: MakeCheckpointer, make_database: MakeDatabase
+    grown: SqliteDatabase, checkpointer_for: MakeCheckpointer
 ) -> None:
     first = checkpointer_for()
     first.run()
@@ -135,16 +135,16 @@ def test_of_two_processes_one_makes_checkpoints_and_the_other_takes_over_when_it
     grown: SqliteDatabase, start_process: StartProcess, tmp_path: Path
 ) -> None:
     first = start_process(CHECKPOINT, tmp_path)
-    assert first.stdout and first.stdout.readline() == "emptied\n"
+    assert first.says() == "emptied"
 
     grow(grown)
     second = start_process(CHECKPOINT, tmp_path)
-    assert second.stdout and second.stdout.readline() == "left alone\n"
+    assert second.says() == "left alone"
     first.kill()
     first.wait()
     third = start_process(CHECKPOINT, tmp_path)
 
-    assert third.stdout and third.stdout.readline() == "emptied\n"
+    assert third.says() == "emptied"
 
 
 def test_a_shard_that_a_reader_keeps_open_does_not_keep_the_others_waiting(
@@ -166,13 +166,11 @@ def test_a_shard_that_a_reader_keeps_open_does_not_keep_the_others_waiting(
 
 def test_a_shard_that_cannot_be_reached_is_logged_and_does_not_stop_the_others(
     grown: SqliteDatabase,
-    make_database: MakeDatabase,
     checkpointer_for: MakeCheckpointer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    gone = make_database(tmp_path / "gone.db", shard_id=5)
-    gone.path.unlink()
+    gone = SqliteDatabase(tmp_path / "gone.db", 5, SqliteOptions())
     Path(f"{gone.path}-wal").write_bytes(bytes(LARGE))
 
     with caplog.at_level(logging.WARNING):

@@ -238,6 +238,18 @@ def test_a_shard_that_was_brought_back_is_accepted(
     assert len(open_directory().open(None)) == 3
 
 
+def test_a_shard_that_was_brought_back_from_a_copy_lets_readers_and_writers_work_as_before(
+    three_shards: Path, tmp_path: Path, open_directory: OpenDirectory
+) -> None:
+    directory = open_directory()
+    directory.open(None)[1].copy_to(tmp_path / "copy.db")
+    directory.close()
+    (tmp_path / "copy.db").replace(three_shards / "shard_1.db")
+
+    with open_directory().open(None)[1].reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
 def test_a_shard_that_was_emptied_is_not_taken_for_a_new_one(
     make_queue: MakeQueue, data_dir: Path
 ) -> None:
@@ -328,7 +340,7 @@ def test_a_file_of_a_stranger_is_refused_and_not_touched(
 ) -> None:
     data_dir.mkdir()
     stranger = data_dir / "shard_0.db"
-    execute(stranger, "PRAGMA journal_mode = wal", "CREATE TABLE fila (nome TEXT)")
+    execute(stranger, "PRAGMA journal_mode = wal", "CREATE TABLE fila (titulo TEXT)")
     stranger.chmod(0o644)
     before = stranger.read_bytes()
     directory = open_directory()
@@ -367,9 +379,7 @@ def test_each_shard_mirrors_identity_number_and_place(
         assert tuple(found) == (database.shard_id, identity(directory), 3)
 
 
-def test_two_directories_have_two_identities(
-    tmp_path: Path, open_directory: OpenDirectory
-) -> None:
+def test_two_directories_have_two_identities(tmp_path: Path, open_directory: OpenDirectory) -> None:
     one, other = open_directory(tmp_path / "one"), open_directory(tmp_path / "other")
     one.open(1)
     other.open(1)
@@ -483,21 +493,21 @@ def test_a_start_that_was_cut_short_is_refused_where_nothing_may_be_made(
     assert snapshot(data_dir) == before
 
 
-def test_a_shard_whose_making_was_cut_short_at_the_last_step_is_missed_once_it_was_used(
-    make_queue: MakeQueue, data_dir: Path, open_directory: OpenDirectory
+def test_a_shard_that_the_map_takes_for_new_is_not_used_until_that_is_settled(
+    three_shards: Path, open_directory: OpenDirectory
 ) -> None:
-    make_queue(shards=1).close()
-    directory = open_directory()
-    with directory.existing(CONTROL)[0].writing() as connection:
-        connection.execute(update(shard_map).values(is_new=1))
-    directory.close()
-    queue = make_queue(auto_migrate=False)
-    queue.enqueue({"n": 1})
-    queue.close()
-    (data_dir / "shard_0.db").unlink()
+    execute(three_shards / "control.db", "UPDATE shard_map SET is_new = 1")
 
+    # Used now and then deleted, it would be made anew, since it was never known to be made.
+    with pytest.raises(SchemaError, match="queue-max db upgrade"):
+        open_directory().open(None, auto_migrate=False)
+
+    directory = open_directory()
+    directory.open(None)
+    directory.close()
+    (three_shards / "shard_0.db").unlink()
     with pytest.raises(ShardMissingError):
-        make_queue()
+        open_directory().open(None)
 
 
 @pytest.mark.parametrize("step", [migrations.adopt, migrations.upgrade])
@@ -535,9 +545,7 @@ def test_a_directory_whose_shards_alembic_alone_has_touched_can_be_opened(
     assert queue.get_stats()["pending"] == 3 * 4
 
 
-def test_a_shard_without_a_row_about_itself_gets_one(
-    data_dir: Path, make_queue: MakeQueue
-) -> None:
+def test_a_shard_without_a_row_about_itself_gets_one(data_dir: Path, make_queue: MakeQueue) -> None:
     predecessor.make_directory(data_dir, 1)
     execute(data_dir / "shard_0.db", "DELETE FROM shard_metadata")
 
@@ -608,9 +616,7 @@ def test_a_new_job_is_not_taken_for_one_that_a_predecessor_had(
     assert make_queue().enqueue({"n": 1}, pagina_id=0)["id"] == predecessor.LAST_ID + 1
 
 
-def test_each_file_of_a_predecessor_is_copied_once(
-    old: Path, make_queue: MakeQueue
-) -> None:
+def test_each_file_of_a_predecessor_is_copied_once(old: Path, make_queue: MakeQueue) -> None:
     make_queue().close()
     copies = snapshot(old / "backups")
 

@@ -5,9 +5,9 @@ QUEUE_MAX_TEST_ROUNDS says how often (3 rounds unless it does).
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import predecessor
@@ -16,7 +16,7 @@ from support.predecessor import JOBS
 from queue_max import Queue
 
 MakeQueue = Callable[..., Queue]
-StartProcess = Callable[..., "subprocess.Popen[str]"]
+StartProcess = Callable[..., Any]
 
 ROUNDS = int(os.environ.get("QUEUE_MAX_TEST_ROUNDS", "3"))
 PROCESSES, THREADS = 12, 3
@@ -68,7 +68,7 @@ print(json.dumps({"faults": faults, "exit codes": [each.exitcode for each in sta
 
 def all_at_once(start_process: StartProcess, path: Path, shards: int | None) -> None:
     process = start_process(START, PROCESSES, THREADS, path, shards or 0)
-    output = process.communicate()[0]
+    (output,) = process.output()
 
     said = json.loads(output)
     assert said["faults"] == []

@@ -3,7 +3,6 @@
 import ast
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from queue_max.storage.migrations import BASELINE, CONTROL, SHARD, History
 from queue_max.storage.sqlite import SqliteDatabase
 
 MakeDatabase = Callable[..., SqliteDatabase]
-StartProcess = Callable[..., "subprocess.Popen[str]"]
+StartProcess = Callable[..., Any]
 
 both_histories = pytest.mark.parametrize("history", [SHARD, CONTROL], ids=lambda each: each.name)
 
@@ -587,8 +586,8 @@ def untouched(path: Path) -> Iterator[None]:
 
 
 STRANGERS = {
-    "other columns": ["CREATE TABLE fila (id INTEGER PRIMARY KEY, nome TEXT)"],
-    "one column more": ["ALTER TABLE fila ADD COLUMN nome TEXT"],
+    "other columns": ["CREATE TABLE fila (id INTEGER PRIMARY KEY, titulo TEXT)"],
+    "one column more": ["ALTER TABLE fila ADD COLUMN titulo TEXT"],
     "one column less": ["ALTER TABLE fila DROP COLUMN retry_delay"],
     "no dead letters": ["DROP TABLE dead_letter_queue"],
     "other metadata": ["ALTER TABLE shard_metadata RENAME COLUMN version TO edition"],
@@ -786,15 +785,13 @@ def test_many_processes_may_upgrade_one_database_on_postgresql_at_once(
         url = database.url.render_as_string(hide_password=False)
         starters = [start_process(UPGRADE, url) for _ in range(6)]
         for starter in starters:
-            assert starter.stdout and starter.stdout.readline() == "ready\n"
+            assert starter.says() == "ready"
         for starter in starters:
-            assert starter.stdin
-            starter.stdin.write("go\n")
-            starter.stdin.flush()
+            starter.tell("go")
 
-        outputs = [starter.communicate()[0] for starter in starters]
+        outputs = [starter.output() for starter in starters]
 
-    assert outputs == [f"{SHARD.head}\n"] * 6
+    assert outputs == [[SHARD.head]] * 6
 
 
 def test_the_revisions_of_a_checkout_lie_beside_the_package() -> None:

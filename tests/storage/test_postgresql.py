@@ -53,6 +53,15 @@ def uids(database: PostgresDatabase) -> list[str]:
         return list(connection.execute(select(jobs.c.uid).order_by(jobs.c.id)).scalars())
 
 
+def process_of(connection: Connection) -> int:
+    """Tell which process of the server is at the other end."""
+    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def end(process: int, *, by: Connection) -> None:
+    by.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
+
+
 def touch(connection: Connection) -> None:
     connection.execute(text("UPDATE fila SET priority = 1"))
 
@@ -68,9 +77,13 @@ def test_what_was_written_is_there(database: PostgresDatabase) -> None:
 def test_an_exception_in_the_block_undoes_everything(
     database: PostgresDatabase, error: type[BaseException]
 ) -> None:
-    with pytest.raises(error), database.writing() as connection:
-        add_job(connection)
-        raise error
+    def work() -> None:
+        with database.writing() as connection:
+            add_job(connection)
+            raise error
+
+    with pytest.raises(error):
+        work()
 
     assert uids(database) == ["first"]
 
@@ -171,12 +184,13 @@ def test_moments_are_read_in_utc_whatever_the_zone_of_the_session(
 def test_a_connection_that_the_server_ended_is_an_error_once_and_then_made_anew(
     database: PostgresDatabase, make_database: MakeDatabase
 ) -> None:
-    with make_database().reading() as other:
-        kill = text("SELECT pg_terminate_backend(:pid)")
-        with pytest.raises(ShardError), database.writing() as connection:
-            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-            other.execute(kill, {"pid": pid})
+    def work() -> None:
+        with make_database().reading() as other, database.writing() as connection:
+            end(process_of(connection), by=other)
             add_job(connection)
+
+    with pytest.raises(ShardError):
+        work()
 
     assert uids(database) == ["first"]
 
@@ -185,9 +199,9 @@ def test_a_connection_that_was_lost_while_idle_is_not_noticed(
     database: PostgresDatabase, make_database: MakeDatabase
 ) -> None:
     with database.reading() as connection:
-        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        process = process_of(connection)
     with make_database().reading() as other:
-        other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        end(process, by=other)
 
     assert uids(database) == ["first"]
 
@@ -195,7 +209,7 @@ def test_a_connection_that_was_lost_while_idle_is_not_noticed(
 def test_a_server_that_cannot_be_reached_is_an_error_of_the_shard_without_the_password(
     postgres: PostgresServer,
 ) -> None:
-    url = postgres.url.set(database="no_such_database", password="hush")  # noqa: S106
+    url = postgres.url.set(database="no_such_database", password="hush")
     database = PostgresDatabase(url, 3)
 
     with pytest.raises(ShardError, match="shard 3: ") as caught:

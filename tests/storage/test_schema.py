@@ -107,8 +107,10 @@ def test_a_new_job_waits_in_the_default_queue_without_attempts(shard: Database) 
 
 
 def test_no_two_jobs_have_one_uid(shard: Database) -> None:
-    with pytest.raises(ShardError) as caught, shard.writing() as connection:
+    with shard.writing() as connection:
         add_job(connection, uid="same")
+
+    with pytest.raises(ShardError) as caught, shard.writing() as connection:
         add_job(connection, uid="same")
 
     assert isinstance(caught.value.__cause__, IntegrityError)
@@ -157,9 +159,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("index", QUERIES)
-def test_what_the_queue_asks_for_is_found_by_an_index_in_order(
-    shard: Database, index: str
-) -> None:
+def test_what_the_queue_asks_for_is_found_by_an_index_in_order(shard: Database, index: str) -> None:
     with shard.writing() as connection:
         on_sqlite = connection.dialect.name == "sqlite"
         if not on_sqlite:  # else it reads a table of a few rows from end to end

@@ -2,12 +2,12 @@
 
 import json
 import stat
-import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -20,13 +20,11 @@ from queue_max.exceptions import (
     ShardError,
     ShardMissingError,
 )
-from queue_max.storage import driver
-from queue_max.storage.directory import Directory
 from queue_max.storage.driver import Driver
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 MakeDatabase = Callable[..., SqliteDatabase]
-StartProcess = Callable[..., "subprocess.Popen[str]"]
+StartProcess = Callable[..., Any]
 
 STRANGE_NAMES = [
     "100%",
@@ -206,10 +204,14 @@ def test_a_reader_sees_one_state_from_its_first_look_to_its_last(
 def test_an_exception_in_the_block_undoes_everything(
     database: SqliteDatabase, error: type[BaseException]
 ) -> None:
-    with pytest.raises(error), database.writing() as connection:
-        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-        connection.exec_driver_sql("CREATE TABLE made_half_way (n)")
-        raise error
+    def work() -> None:
+        with database.writing() as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+            connection.exec_driver_sql("CREATE TABLE made_half_way (n)")
+            raise error
+
+    with pytest.raises(error):
+        work()
 
     assert count(database) == 0
     assert tables(database) == ["t"]
@@ -218,9 +220,8 @@ def test_an_exception_in_the_block_undoes_everything(
 def test_a_statement_that_fails_undoes_everything_and_the_next_writer_succeeds(
     database: SqliteDatabase,
 ) -> None:
-    with pytest.raises(ShardError, match="no such table"), database.writing() as connection:
-        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-        connection.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
+    with pytest.raises(ShardError, match="no such table"):
+        run(database, "INSERT INTO t VALUES (1)", "INSERT INTO nowhere VALUES (1)")
 
     run(database, "INSERT INTO t VALUES (2)")
 
@@ -244,13 +245,13 @@ def test_a_writer_waits_for_another_process(
 ) -> None:
     database = with_table(make_database())
     holder = start_process(HOLD_LOCK, database.path)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.says() == "held"
 
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(run, database, "INSERT INTO t SELECT count(*) + 1 FROM t")
         with pytest.raises(TimeoutError):
             waiting.result(0.2)
-        holder.communicate("go on\n")
+        holder.tell("go on")
         waiting.result(30)
 
     with database.reading() as connection:
@@ -261,11 +262,11 @@ def test_a_writer_that_waited_in_vain_is_told_that_the_shard_is_busy(
     database: SqliteDatabase, start_process: StartProcess
 ) -> None:
     holder = start_process(HOLD_LOCK, database.path)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.says() == "held"
 
     with pytest.raises(ShardBusyError) as caught:
         run(database, "INSERT INTO t VALUES (2)")
-    holder.communicate("go on\n")
+    holder.tell("go on")
 
     assert caught.value.shard_id == 3
     assert "locked" not in str(caught.value)
@@ -278,7 +279,7 @@ def test_a_writer_waits_no_longer_than_it_says(
 ) -> None:
     database = with_table(make_database(busy_timeout_ms=600_000))
     holder = start_process(HOLD_LOCK, database.path)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.says() == "held"
 
     with pytest.raises(ShardBusyError), database.writing(wait=0.05):
         pass
@@ -348,15 +349,13 @@ def test_many_processes_write_one_after_the_other(
     run(database, "INSERT INTO t VALUES (0)")
     writers = [start_process(INCREMENT, database.path) for _ in range(4)]
     for writer in writers:
-        assert writer.stdout and writer.stdout.readline() == "ready\n"
+        assert writer.says() == "ready"
     for writer in writers:
-        assert writer.stdin
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
+        writer.tell("go")
 
-    outputs = [writer.communicate()[0] for writer in writers]
+    outputs = [writer.output() for writer in writers]
 
-    assert outputs == ["", "", "", ""]
+    assert outputs == [[], [], [], []]
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT n FROM t").scalar_one() == 200
 
@@ -365,21 +364,23 @@ def test_many_processes_write_one_after_the_other(
 def test_a_file_that_is_missing_is_not_made(tmp_path: Path, opened: Opened) -> None:
     database = SqliteDatabase(tmp_path / "gone.db", 3, SqliteOptions())
 
-    with pytest.raises(ShardMissingError, match=r"shard 3: .*gone\.db is missing"):
-        with opened(database) as connection:  # noqa: SIM117 - what raises is the question
-            connection.exec_driver_sql("SELECT 1")
+    with pytest.raises(ShardMissingError) as caught, opened(database) as connection:
+        connection.exec_driver_sql("SELECT 1")
 
+    assert "shard 3: " in str(caught.value)
+    assert "gone.db is missing" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 @both_ways
 def test_a_file_that_vanishes_between_two_openings_is_missed(
-    database: SqliteDatabase, opened: Opened
+    database: SqliteDatabase, make_database: MakeDatabase, opened: Opened
 ) -> None:
+    again = make_database(database.path)
     database.close()
     database.path.unlink()
 
-    with pytest.raises(ShardMissingError), opened(database) as connection:
+    with pytest.raises(ShardMissingError), opened(again) as connection:
         connection.exec_driver_sql("SELECT count(*) FROM t")
 
     assert not database.path.exists()
@@ -397,6 +398,18 @@ def test_a_file_that_vanishes_while_it_is_open_is_missed(
         connection.exec_driver_sql("SELECT count(*) FROM t")
 
     assert not database.path.exists()
+
+
+@both_ways
+def test_a_file_that_is_replaced_while_it_is_open_is_missed(
+    database: SqliteDatabase, opened: Opened, tmp_path: Path
+) -> None:
+    database.copy_to(tmp_path / "copy.db")
+    count(database)
+    (tmp_path / "copy.db").replace(database.path)
+
+    with pytest.raises(ShardMissingError), opened(database) as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM t")
 
 
 def test_a_job_is_not_acknowledged_when_its_shard_has_vanished_under_an_open_queue(
@@ -424,27 +437,29 @@ def test_a_file_that_is_no_database_is_damaged(
     path.write_bytes(content)
     database = SqliteDatabase(path, 3, SqliteOptions())
 
-    with pytest.raises(ShardDamagedError, match=r"shard 3: .*some\.db is damaged"):
-        with opened(database) as connection:  # noqa: SIM117 - what raises is the question
-            connection.exec_driver_sql("SELECT * FROM sqlite_master")
+    with pytest.raises(ShardDamagedError) as caught, opened(database) as connection:
+        connection.exec_driver_sql("SELECT * FROM sqlite_master")
 
     database.close()
+    assert "shard 3: " in str(caught.value)
+    assert "some.db is damaged" in str(caught.value)
     assert path.read_bytes() == content
 
 
 def test_a_file_with_a_broken_page_is_damaged_where_that_page_is_needed(
-    database: SqliteDatabase,
+    database: SqliteDatabase, make_database: MakeDatabase
 ) -> None:
     run(database, "CREATE TABLE u (n)", "INSERT INTO u VALUES (1)", "INSERT INTO t VALUES (1)")
     database.close()
     with open(database.path, "r+b") as file:
         file.seek(4096)  # the second page holds all of t
         file.write(b"\xff" * 4096)
+    again = make_database(database.path)
 
     with pytest.raises(ShardDamagedError):
-        count(database)
+        count(again)
 
-    with database.reading() as connection:
+    with again.reading() as connection:
         assert connection.exec_driver_sql("SELECT n FROM u").scalar_one() == 1
 
 
@@ -535,6 +550,7 @@ from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 path = Path(sys.argv[1])
 path.touch()
 database = SqliteDatabase(path, 3, SqliteOptions())
+database.use_wal()
 with database.writing() as connection:
     connection.exec_driver_sql("CREATE TABLE t (n)")
 database.checkpoint()
@@ -556,7 +572,7 @@ def test_a_checkpoint_that_fails_says_so_in_our_words_and_can_be_repeated(
 ) -> None:
     process = start_process(FULL_DISK, tmp_path / "some.db")
 
-    assert process.communicate()[0].splitlines() == ["refused by shard 3", "True"]
+    assert process.output() == ["refused by shard 3", "True"]
 
 
 def test_a_file_that_was_never_opened_has_no_wal(make_database: MakeDatabase) -> None:
@@ -596,7 +612,7 @@ def test_vacuum_is_told_when_the_shard_is_busy(
     database: SqliteDatabase, start_process: StartProcess
 ) -> None:
     holder = start_process(HOLD_LOCK, database.path)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.says() == "held"
 
     with pytest.raises(ShardBusyError) as caught:
         database.vacuum()
@@ -611,12 +627,18 @@ def test_closing_twice_is_harmless_and_leaves_the_one_file(database: SqliteDatab
     assert [path.name for path in database.path.parent.iterdir()] == ["some.db"]
 
 
-def test_a_database_that_was_closed_opens_again(database: SqliteDatabase) -> None:
-    database.close()
+def test_closing_lets_a_transaction_finish_first(
+    database: SqliteDatabase, make_database: MakeDatabase
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        with database.writing() as connection:
+            closing = pool.submit(database.close)
+            with pytest.raises(TimeoutError):
+                closing.result(0.05)
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        closing.result(30)
 
-    run(database, "INSERT INTO t VALUES (1)")
-
-    assert count(database) == 1
+    assert count(make_database(database.path)) == 1
 
 
 # Six shards filled beyond a page cache each, and twenty threads at work on them.
@@ -662,9 +684,9 @@ queue.close()
 def test_a_process_with_six_shards_and_twenty_threads_stays_small(
     data_dir: Path, start_process: StartProcess
 ) -> None:
-    output = start_process(WORK, data_dir).communicate()[0]
+    (said,) = start_process(WORK, data_dir).output()
 
-    used = json.loads(output)
+    used = json.loads(said)
     assert used["failures"] == []
     assert used["files"] < 100
     assert used["peak"] < 100_000_000
@@ -690,40 +712,65 @@ with Queue(data_dir=sys.argv[1]) as again:
     print(again.get_pending_count())
 """
 
-FORK_WHILE_A_THREAD_WRITES = """
-import os, sys, threading
+FORK_AND_LEAVE_FIRST = """
+import os, sys
 from queue_max import Queue
 queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
-entered, forked = threading.Event(), threading.Event()
-def hold():
-    with queue.services.store.writing(0):
-        entered.set()
-        forked.wait()
-holder = threading.Thread(target=hold)
-holder.start()
-entered.wait()
+queue.enqueue({"by": "parent"})
+(its_turn, go), (its_word, say) = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:
     queue.enqueue({"by": "child"})
+    os.write(say, b".")
+    os.close(go)
+    os.read(its_turn, 1)
+    for _ in range(5):
+        queue.enqueue({"by": "child"})
+    queue.close()
     os._exit(0)
-forked.set()
-holder.join()
+os.read(its_word, 1)
+queue.close()
+os.close(go)
 _, status = os.waitpid(child, 0)
-print(status, queue.get_pending_count())
+with Queue(data_dir=sys.argv[1]) as again:
+    print(status, again.get_pending_count())
+"""
+
+FORK_WHILE_A_THREAD_WRITES = """
+import os, sys, threading, time
+from queue_max import Queue
+queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
+ending = threading.Event()
+def keep_writing():
+    while not ending.is_set():
+        with queue.services.store.writing(0):
+            time.sleep(0.02)
+writer = threading.Thread(target=keep_writing)
+writer.start()
+statuses = []
+for number in range(4):
+    child = os.fork()
+    if child == 0:
+        queue.enqueue({"by": number})
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+ending.set()
+writer.join()
+print(statuses, queue.get_pending_count())
 queue.close()
 """
 
 
 @pytest.mark.parametrize(
     ("code", "lines"),
-    [(FORK, ["0 7", "7"]), (FORK_WHILE_A_THREAD_WRITES, ["0 1"])],
-    ids=["idle", "while a thread writes"],
+    [
+        (FORK, ["0 7", "7"]),
+        (FORK_AND_LEAVE_FIRST, ["0 7"]),
+        (FORK_WHILE_A_THREAD_WRITES, ["[0, 0, 0, 0] 4"]),
+    ],
+    ids=["parent goes on", "parent leaves first", "a thread of the parent writes"],
 )
 def test_a_child_of_fork_may_go_on_using_the_queue(
     data_dir: Path, start_process: StartProcess, code: str, lines: list[str]
 ) -> None:
-    process = start_process(code, data_dir)
-
-    output = process.communicate(timeout=10)[0]
-
-    assert output.splitlines() == lines
+    assert start_process(code, data_dir).output(timeout=10) == lines

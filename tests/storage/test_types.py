@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
+from queue_max.domain.clock import cut
 from queue_max.storage.database import Database
 from queue_max.storage.types import UtcTime
 
@@ -73,12 +74,21 @@ def test_on_sqlite_every_moment_is_text_of_one_form(moment: datetime) -> None:
 
 @given(any_moment, any_moment)
 def test_on_sqlite_the_order_of_text_is_the_order_of_time(one: datetime, other: datetime) -> None:
-    texts = [UtcTime().process_bind_param(each, sqlite.dialect()) for each in (one, other)]
-    cut = [UtcTime().process_result_value(each, sqlite.dialect()) for each in texts]
+    texts = [str(UtcTime().process_bind_param(each, sqlite.dialect())) for each in (one, other)]
 
-    assert (texts[0] < texts[1]) == (cut[0] < cut[1])  # type: ignore[operator]
-    assert (texts[0] == texts[1]) == (cut[0] == cut[1])
-    assert all(timedelta(0) <= a - b < timedelta(milliseconds=1) for a, b in zip((one, other), cut))  # type: ignore[operator]
+    assert (texts[0] < texts[1]) == (cut(one) < cut(other))
+    assert (texts[0] == texts[1]) == (cut(one) == cut(other))
+
+
+@given(any_moment)
+def test_on_sqlite_what_is_written_is_read_but_for_parts_of_a_millisecond(
+    moment: datetime,
+) -> None:
+    text = UtcTime().process_bind_param(moment, sqlite.dialect())
+    read = UtcTime().process_result_value(text, sqlite.dialect())
+
+    assert read is not None
+    assert timedelta(0) <= moment - read < timedelta(milliseconds=1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from queue_max import (
     Worker,
     WorkerState,
 )
+from queue_max.services.dispatch import DispatchService
 from queue_max.storage import driver
+from queue_max.workers.upkeep import Upkeep
 
 MakeQueue = Callable[..., Queue]
 MakeWorker = Callable[..., Worker]
@@ -412,9 +414,10 @@ def test_stop_says_when_the_job_takes_longer_and_its_outcome_is_stored_later(
     gate.await_entry()
     assert worker.stop(0) is False
     assert worker.stop(timeout=0.01) is False
-    assert worker.is_running
+    assert (worker.state, worker.is_running) == ("error", True)
     gate.open()
     assert worker.stop(None) is True
+    assert (worker.state, worker.is_running) == ("stopped", False)
     assert queue.get_stats()["completed"] == 1
 
 
@@ -467,6 +470,35 @@ def test_stopping_twice_or_before_the_start_is_harmless(make_worker: MakeWorker)
     assert worker.stop() is True
 
 
+@pytest.mark.parametrize("claim", ["works", "breaks"])
+def test_a_worker_asked_to_stop_while_it_is_ending_keeps_its_last_state(
+    make_worker: MakeWorker,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    claim: str,
+) -> None:
+    leaving, left = threading.Event(), threading.Event()
+    leave = Upkeep.leave
+
+    def leave_slowly(upkeep: Upkeep) -> None:
+        leaving.set()
+        assert left.wait(30)
+        leave(upkeep)
+
+    monkeypatch.setattr(Upkeep, "leave", leave_slowly)
+    if claim == "breaks":
+        monkeypatch.setattr(DispatchService, "claim", raiser(SystemExit("lost")))
+    worker = make_worker(print)
+    worker.start()
+    eventually(lambda: worker.state != "starting")
+    worker.request_stop()
+    assert leaving.wait(30)
+    worker.request_stop()
+    left.set()
+    assert worker.stop(30)
+    assert worker.state == ("stopped" if claim == "works" else "error")
+
+
 def test_starting_twice_runs_one_thread(
     queue: Queue, make_worker: MakeWorker, gate: Any, eventually: Eventually
 ) -> None:
@@ -515,6 +547,31 @@ def test_a_job_may_stop_its_own_worker(
     assert (queue.get_stats()["completed"], queue.get_stats()["pending"]) == (1, 1)
 
 
+def test_a_worker_whose_queue_is_closed_ends(
+    queue: Queue, make_worker: MakeWorker, eventually: Eventually
+) -> None:
+    worker = make_worker(print)
+    worker.start()
+    eventually(lambda: worker.state == "running")
+    queue.close()
+    eventually(lambda: not worker.is_running)
+    assert worker.state == "stopped"
+
+
+def test_a_job_that_ends_after_its_queue_was_closed_is_left_for_recovery(
+    make_queue: MakeQueue, queue: Queue, make_worker: MakeWorker, gate: Any
+) -> None:
+    queue.enqueue({})
+    worker = make_worker(gate)
+    worker.start()
+    gate.await_entry()
+    queue.close()
+    gate.open()
+    assert worker.stop(30)
+    assert (worker.state, worker.get_stats()["processed"]) == ("stopped", 0)
+    assert len(make_queue().get_processing_jobs()) == 1
+
+
 # Leaving at once
 
 
@@ -540,7 +597,7 @@ def test_what_a_job_does_after_it_was_handed_back_counts_no_more(
     assert worker.stop(30)
     assert queue.list_jobs()[0].status == JobStatus.PENDING
     assert queue.get_stats()["completed"] == 0
-    assert worker.get_stats()["processed"] == 0
+    assert (worker.get_stats()["processed"], worker.get_stats()["lost"]) == (0, 0)
 
 
 def test_a_job_on_its_last_attempt_is_buried_when_handed_back(
@@ -774,9 +831,7 @@ def test_a_worker_that_ended_by_an_error_of_its_own_says_so(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "queue_max.services.dispatch.DispatchService.claim", raiser(SystemExit("lost"))
-    )
+    monkeypatch.setattr(DispatchService, "claim", raiser(SystemExit("lost")))
     worker = make_worker(print)
     worker.start()
     eventually(lambda: not worker.is_running)
