@@ -138,6 +138,8 @@ class Settings(BaseSettings):
             raise ConfigurationError(_explain(error, arguments.keys())) from error
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{ENV_FILE} is not UTF-8: {error}") from error
+        except OSError as error:
+            raise ConfigurationError(f"{ENV_FILE} cannot be read: {error.strerror}") from error
 
 
 def names_of(field: FieldInfo) -> list[str]:

@@ -10,7 +10,11 @@ from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @queue_options
 @click.version_option(__version__, prog_name="queue-max")
 @click.pass_context
@@ -20,6 +24,8 @@ def commands(ctx: click.Context, /) -> None:
     Options of the queue may stand before the command or after it. Data goes to stdout, words to
     stderr. Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found, 5 unhealthy.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 for command in (stats, worker, enqueue, list_jobs, retry, purge, db):

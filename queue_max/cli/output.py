@@ -11,7 +11,11 @@ import click
 
 def as_json(value: Any, *, indent: int | None = None) -> None:
     """Print a value as strict JSON, infinity as null."""
-    click.echo(json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
+    value = _finite(value)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    if _showable(text) != text:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    click.echo(text)
 
 
 def say(words: str) -> None:
@@ -21,7 +25,7 @@ def say(words: str) -> None:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: drawn by rich for a person, where it is installed, plain text else."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[_showable(str(cell)) for cell in row] for row in rows]
     if not (sys.stdout.isatty() and _draw(headers, cells)):
         _print_plainly(headers, cells)
 
@@ -45,6 +49,12 @@ def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in (headers, ["-" * width for width in widths], *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(f"  {line}".rstrip())
+
+
+def _showable(text: str) -> str:
+    """Escape what stdout has no form for, such as lone surrogates."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ import click
 
 from queue_max.cli import output
 from queue_max.cli.base import FAILURE, Fault, open_queue, queue_options
+from queue_max.exceptions import QueueError
 from queue_max.workers.execution import ProcessFunction
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.worker import Worker, WorkerState
@@ -41,39 +42,50 @@ def worker(ctx: click.Context, /, name: str, workers: int) -> None:
     pool = WorkerPool(
         [Worker(f"{me}-worker-{number}", function, queue) for number in range(1, workers + 1)]
     )
+    signals = _Signals()
     output.say(f"  Started {workers} worker(s) processing {name}")
     output.say(f"  Queue: {queue.num_shards} shards, {queue.rate_limiter.rate_limit} req/min")
     output.say("  Press Ctrl+C to stop.")
-    _run_until_signalled(pool)
+    _run_until_signalled(pool, signals)
     if any(each.state == WorkerState.ERROR for each in pool.workers):
         raise Fault("A worker ended by an error of its own; see the log.", FAILURE)
 
 
-def _run_until_signalled(pool: WorkerPool) -> None:
-    signalled = [threading.Event(), threading.Event()]
-    received: list[int] = []
+class _Signals:
+    """Notes SIGINT and SIGTERM from now on, the first and the second."""
 
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        signalled[min(len(received), 2) - 1].set()
+    def __init__(self) -> None:
+        self.first, self.second = threading.Event(), threading.Event()
+        self.last = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+    def _note(self, number: int, _frame: object) -> None:
+        self.last = number
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
     pool.start_all()
-    while not signalled[0].wait(STATS_EVERY):
+    while not signals.first.wait(STATS_EVERY):
         output.say(_stats(pool))
+    for each in pool.workers:
+        each.request_stop()
     output.say("  Stopping: running jobs may end. A second signal gives them back.")
-    drained = threading.Thread(target=pool.stop_all, args=(None,), daemon=True)
-    drained.start()
-    while drained.is_alive():
-        if signalled[1].wait(0.05):
-            _leave(pool, received[-1])
+    while any(each.is_running for each in pool.workers):
+        if signals.second.wait(0.05):
+            _leave(pool, signals.last)
     output.say(_stats(pool))
 
 
 def _leave(pool: WorkerPool, number: int) -> None:
     """End the process although jobs run: their threads cannot be ended otherwise."""
-    given_back = sum(each.hand_back() for each in pool.workers)
+    given_back = 0
+    for each in pool.workers:
+        try:
+            given_back += each.hand_back()
+        except QueueError as error:
+            output.say(f"  Not given back, the job runs again when its lease is over: {error}")
     output.say(f"  Gave {given_back} running job(s) back.")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -99,7 +111,9 @@ def _load(name: str) -> ProcessFunction:
         found: Any = importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
-    except Exception as error:  # the module is the user's: anything may happen in it
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the module is the user's: it may even leave the program
         raise click.BadParameter(
             f"cannot load {name}: {type(error).__name__}: {error}", param_hint="--function"
         ) from error

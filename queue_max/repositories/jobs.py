@@ -1,7 +1,6 @@
 """The `fila` table: one method for each step in a job's life."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +14,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    func,
     insert,
     or_,
     select,
@@ -28,14 +26,11 @@ from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.exceptions import ShardDamagedError
 from queue_max.storage.schema import (
-    CANCELLED,
-    COMPLETED,
     FAILED,
     PENDING,
     PROCESSING,
     SCHEDULED,
     STATUSES,
-    dead_letters,
     jobs,
 )
 
@@ -92,49 +87,6 @@ _is_running = and_(
 _running = select(jobs).where(_is_running).with_for_update()
 _complete = delete(jobs).where(_is_running).returning(jobs.c.fence)
 
-_by_status = [
-    select(func.count()).select_from(jobs).where(jobs.c.status == PENDING),
-    select(func.count()).select_from(jobs).where(jobs.c.status == SCHEDULED),
-    select(func.count()).select_from(jobs).where(jobs.c.status == PROCESSING),
-    select(func.count())
-    .select_from(jobs)
-    .where(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
-]
-_counts = select(*(each.scalar_subquery() for each in _by_status))
-
-_up_to = bindparam("at_most", type_=BigInteger)
-_some_waiting = [
-    select(jobs.c.id).where(jobs.c.status == literal).limit(_up_to).subquery()
-    for literal in (PENDING, SCHEDULED)
-]
-_count_waiting = select(
-    select(func.count()).select_from(_some_waiting[0]).scalar_subquery()
-    + select(func.count()).select_from(_some_waiting[1]).scalar_subquery()
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many jobs of a shard are in which state; `scheduled` wait, and are not in `pending`."""
-
-    pending: int = 0
-    scheduled: int = 0
-    processing: int = 0
-    failed: int = 0
-
-    @property
-    def unfinished(self) -> int:
-        """All that still have to end."""
-        return self.pending + self.scheduled + self.processing
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.pending + other.pending,
-            self.scheduled + other.scheduled,
-            self.processing + other.processing,
-            self.failed + other.failed,
-        )
-
 
 class JobRepository:
     """The jobs of one shard, within one transaction."""
@@ -175,13 +127,13 @@ class JobRepository:
         """Give the most urgent pending job to a worker, under a new fence."""
         values = {"queue_name": queue, "claimant": worker_id, "now": self._now}
         row = self._connection.execute(_claim, values).one_or_none()
-        return None if row is None else self._to_job(row)
+        return None if row is None else _to_job(row, self._shard_id)
 
     def running(self, job_id: int, fence: int | None) -> Job | None:
         """Read a job that runs, under that fence if one is given; None when it does not."""
         values = {"job_id": _known(job_id), "token": _known(fence)}
         row = self._connection.execute(_running, values).one_or_none()
-        return None if row is None else self._to_job(row)
+        return None if row is None else _to_job(row, self._shard_id)
 
     def complete(self, job_id: int, fence: int | None) -> Lease | None:
         """Delete a running job that is done; gives the lease it ran under, None if it did not."""
@@ -235,46 +187,7 @@ class JobRepository:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        return self._all(statement)
-
-    def counts(self) -> Counts:
-        """Count the jobs by state."""
-        return Counts(*self._connection.execute(_counts).one())
-
-    def count_waiting(self, at_most: int) -> int:
-        """Count the jobs that are pending or scheduled, but not further than `at_most`."""
-        return int(self._connection.execute(_count_waiting, {"at_most": at_most}).scalar_one())
-
-    def list_by_status(self, statuses: Collection[JobStatus], limit: int | None) -> list[Job]:
-        """Read jobs in those states, the newest first."""
-        return self._all(
-            select(jobs)
-            .where(or_(*(has_status(status) for status in statuses)))
-            .order_by(jobs.c.id.desc())
-            .limit(limit)
-        )
-
-    def delete_ended_before(self, moment: datetime, limit: int) -> int:
-        """Delete jobs that ended before that moment, but for those with a dead letter."""
-        is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
-        old = (
-            select(jobs.c.id)
-            .where(
-                jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
-                jobs.c.completed_at < moment,
-                ~is_dead_letter,
-            )
-            .limit(limit)
-            .cte("old")
-            .prefix_with("MATERIALIZED", dialect="postgresql")
-        )
-        statement = delete(jobs).where(jobs.c.id.in_(select(old.c.id)))
-        return self._connection.execute(statement).rowcount
-
-    def purge(self, statuses: Collection[JobStatus]) -> int:
-        """Delete all jobs in those states."""
-        condition = or_(*(has_status(status) for status in statuses))
-        return self._connection.execute(delete(jobs).where(condition)).rowcount
+        return read_jobs(self._connection, self._shard_id, statement)
 
     def _leave(self, job: Job, failure: Failure, **changes: Any) -> None:
         """Take a job from its worker, noting why."""
@@ -291,16 +204,17 @@ class JobRepository:
             )
         )
 
-    def _all(self, statement: Select[Any]) -> list[Job]:
-        return [self._to_job(row) for row in self._connection.execute(statement)]
 
-    def _to_job(self, row: Row[Any]) -> Job:
-        try:
-            return Job.from_row(dict(row._mapping), self._shard_id)  # by the names on disk
-        except ValueError as error:
-            raise ShardDamagedError(
-                self._shard_id, f"job {row.id} cannot be read: {error}"
-            ) from error
+def read_jobs(connection: Connection, shard_id: int, statement: Select[Any]) -> list[Job]:
+    """Run a statement that selects whole rows."""
+    return [_to_job(row, shard_id) for row in connection.execute(statement)]
+
+
+def _to_job(row: Row[Any], shard_id: int) -> Job:
+    try:
+        return Job.from_row(dict(row._mapping), shard_id)  # by the names on disk
+    except ValueError as error:
+        raise ShardDamagedError(shard_id, f"job {row.id} cannot be read: {error}") from error
 
 
 def has_status(status: JobStatus) -> ColumnElement[bool]:

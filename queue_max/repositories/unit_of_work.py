@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError, ShardNotFoundError
 from queue_max.repositories.dead_letters import DeadLetterRepository
+from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
 from queue_max.storage.database import Database
@@ -25,6 +26,7 @@ class UnitOfWork:
     shard_id: int
     now: datetime
     jobs: JobRepository
+    job_lists: JobListRepository
     dead_letters: DeadLetterRepository
     metadata: ShardMetadataRepository
 
@@ -103,6 +105,7 @@ class Store:
             shard_id,
             now,
             JobRepository(connection, shard_id, now),
+            JobListRepository(connection, shard_id),
             DeadLetterRepository(connection, shard_id, now),
             ShardMetadataRepository(connection, now),
         )

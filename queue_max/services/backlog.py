@@ -58,7 +58,7 @@ class BacklogAlarm:
         waiting = 0
         for shard_id in self._store.shard_ids:
             with self._store.reading(shard_id) as unit:
-                waiting += unit.jobs.count_waiting(self._threshold + 1)
+                waiting += unit.job_lists.count_waiting(self._threshold + 1)
             if waiting > self._threshold:
                 break
         return waiting
@@ -67,6 +67,6 @@ class BacklogAlarm:
         total = 0
         for shard_id in self._store.shard_ids:
             with self._store.reading(shard_id) as unit:
-                counts = unit.jobs.counts()
+                counts = unit.job_lists.counts()
                 total += counts.pending + counts.scheduled
         return total

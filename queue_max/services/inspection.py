@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from queue_max import checks
 from queue_max.domain.job import Job, JobStatus
-from queue_max.repositories.jobs import Counts
+from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
 
@@ -24,7 +24,7 @@ class InspectionService:
         total = Counts()
         for each in self._chosen(shard_id):
             with self._store.reading(each) as unit:
-                total += unit.jobs.counts()
+                total += unit.job_lists.counts()
         return total
 
     def totals(self, shard_id: int | None = None) -> Totals:
@@ -46,7 +46,7 @@ class InspectionService:
         found: list[Job] = []
         for each in self._chosen(shard_id):
             with self._store.reading(each) as unit:
-                found += unit.jobs.list_by_status(statuses, limit)
+                found += unit.job_lists.list_by_status(statuses, limit)
         newest_first = sorted(found, key=lambda job: (job.id, job.shard_id), reverse=True)
         return newest_first[:limit]
 

@@ -44,14 +44,14 @@ class RetentionService:
         purged = 0
         for shard_id in self._store.shard_ids:
             with self._store.writing(shard_id) as unit:
-                purged += unit.jobs.purge(_PURGEABLE[status])
+                purged += unit.job_lists.purge(_PURGEABLE[status])
         return purged
 
     def _clean_up_shard(self, shard_id: int, age: timedelta) -> int:
         deleted = 0
         while True:
             with self._store.writing(shard_id) as unit:
-                step = unit.jobs.delete_ended_before(unit.now - age, STEP)
+                step = unit.job_lists.delete_ended_before(unit.now - age, STEP)
                 last = unit.metadata.last_vacuum()
                 is_vacuum_due = last is None or unit.now - last >= VACUUM_EVERY
             deleted += step

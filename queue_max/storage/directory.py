@@ -10,8 +10,8 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +69,8 @@ class Directory:
 
     def exists(self) -> bool:
         """Tell whether a queue of this version, or of 0.1, lies here."""
-        return self._control.path.exists() or bool(self._files())
+        with self._os_errors():
+            return self._control.path.exists() or bool(self._files())
 
     def open(self, shards: int | None, *, auto_migrate: bool = True) -> Sequence[SqliteDatabase]:
         """Open all shards; make them, or bring them up to date, unless told not to.
@@ -133,13 +134,18 @@ class Directory:
             database.close()
 
     def _make_control(self) -> None:
-        try:
+        with self._os_errors():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_file(self._control.path)
-            self._control.use_wal()
-        except OSError as error:
-            raise ShardError(None, f"cannot be made in {self.path}: {error.strerror}") from error
+        self._control.use_wal()
         migrations.upgrade(self._control, CONTROL, self.backups)
+
+    @contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ShardError(None, f"{self.path} cannot be used: {error.strerror}") from error
 
     def _plan(self, shards: int | None) -> list[Entry]:
         """Enter the shards into the map; where files lie already, those and no others."""
@@ -226,7 +232,9 @@ class Directory:
         return sorted(int(match[1]) for name in names if (match := _SHARD_FILE.fullmatch(name)))
 
     def _found_entries(self) -> list[Entry]:
-        return [self._entry(number, is_new=False) for number in self._files()]
+        """List the files that lie here; an empty one has yet to get its tables."""
+        entries = [self._entry(number, is_new=False) for number in self._files()]
+        return [replace(entry, is_new=not entry.path.stat().st_size) for entry in entries]
 
     def _entry(self, number: int, *, is_new: bool) -> Entry:
         return Entry(number, self.path / f"shard_{number}.db", is_new)

@@ -239,7 +239,8 @@ def test_a_row_of_the_table_reads_as_a_job(kind: Callable[[dict[str, Any]], Any]
     }
     job = Job.from_row(kind(row | {"a_column_of_a_later_version": 1}), shard_id=3)
     assert job.to_dict() == a_job(shard_id=3).to_dict() | row | {"payload": {"n": 1}}
-    assert (job.status, job.priority) == (JobStatus.FAILED, JobPriority.HIGH)
+    assert job.status is JobStatus.FAILED
+    assert job.priority is JobPriority.HIGH
     assert Job.from_row(kind(row)).shard_id == 0
 
 

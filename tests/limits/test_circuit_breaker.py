@@ -58,12 +58,16 @@ class TestSettings:
 
     @pytest.mark.parametrize("value", [0, -1, 1.5, True, math.nan, -math.inf, "5", None])
     def test_a_threshold_that_is_no_count_is_refused_by_name_and_value(self, value: float) -> None:
-        with pytest.raises(ConfigurationError, match=rf"failure_threshold={value!r}: should be .* inf"):
+        with pytest.raises(
+            ConfigurationError, match=rf"failure_threshold={value!r}: should be .* inf"
+        ):
             CircuitBreaker(failure_threshold=value)
 
     @pytest.mark.parametrize("value", [0, -1.0, True, math.nan, "60", None])
     def test_a_timeout_that_is_no_duration_is_refused_by_name_and_value(self, value: float) -> None:
-        with pytest.raises(ConfigurationError, match=rf"recovery_timeout={value!r}: should be more than 0"):
+        with pytest.raises(
+            ConfigurationError, match=rf"recovery_timeout={value!r}: should be more than 0"
+        ):
             CircuitBreaker(recovery_timeout=value)
 
     def test_an_infinite_threshold_never_opens(self) -> None:

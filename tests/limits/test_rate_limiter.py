@@ -264,7 +264,9 @@ class TestWaiting:
 
     @pytest.mark.parametrize("timeout", [-0.001, -math.inf, math.nan])
     def test_a_timeout_that_is_no_duration_is_refused(self, timeout: float) -> None:
-        with pytest.raises(ConfigurationError, match=rf"timeout={timeout!r}: should be 0 seconds or more"):
+        with pytest.raises(
+            ConfigurationError, match=rf"timeout={timeout!r}: should be 0 seconds or more"
+        ):
             RateLimiter().acquire(timeout=timeout)
 
 

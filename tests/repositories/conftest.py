@@ -87,7 +87,7 @@ def find(store: Store) -> Callable[[int], Job | None]:
 
     def find(job_id: int) -> Job | None:
         with store.reading(0) as unit:
-            found = unit.jobs.list_by_status(tuple(JobStatus), limit=None)
+            found = unit.job_lists.list_by_status(tuple(JobStatus), limit=None)
         return next((job for job in found if job.id == job_id), None)
 
     return find

@@ -100,6 +100,6 @@ def test_a_dead_letter_outlives_the_row_of_its_job(
     job = start()
     bury(store, job)
     with store.writing(0) as unit:
-        unit.jobs.purge([job.status.FAILED])
+        unit.job_lists.purge([job.status.FAILED])
     clock.advance(timedelta(days=365).total_seconds())
     assert job_ids(store) == [job.id]

@@ -26,7 +26,7 @@ only_postgresql = pytest.mark.parametrize("shard", ["postgresql"], indirect=True
 
 def pending(store: Store) -> int:
     with store.reading(0) as unit:
-        return unit.jobs.counts().pending
+        return unit.job_lists.counts().pending
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_an_exception_undoes_all_that_a_unit_wrote(
     with pytest.raises(exception):
         write_and_fail()
     with store.reading(0) as unit:
-        assert unit.jobs.counts().pending == 0
+        assert unit.job_lists.counts().pending == 0
         assert unit.metadata.totals().processed == 0
 
 
@@ -104,10 +104,10 @@ def test_what_is_written_while_reading_is_not_kept(store: Store) -> None:
 def test_reading_sees_one_state_whatever_is_written_meanwhile(store: Store, add: Add) -> None:
     add()
     with store.reading(0) as unit:
-        before = unit.jobs.counts()
+        before = unit.job_lists.counts()
         add()
-        assert unit.jobs.counts() == before
-        assert len(unit.jobs.list_by_status([JobStatus.PENDING], None)) == before.pending
+        assert unit.job_lists.counts() == before
+        assert len(unit.job_lists.list_by_status([JobStatus.PENDING], None)) == before.pending
     assert pending(store) == 2
 
 

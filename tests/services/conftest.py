@@ -281,7 +281,7 @@ def find(store: Store) -> Callable[..., Job | None]:
 
     def find(job_id: int, *, shard_id: int = 0) -> Job | None:
         with store.reading(shard_id) as unit:
-            found = unit.jobs.list_by_status(tuple(JobStatus), limit=None)
+            found = unit.job_lists.list_by_status(tuple(JobStatus), limit=None)
         return next((job for job in found if job.id == job_id), None)
 
     return find

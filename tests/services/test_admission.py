@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import pytest
 from support.clock import FakeClock
@@ -8,6 +9,7 @@ from queue_max.domain.job import Job, Lease
 from queue_max.exceptions import LeaseLostError, Permanent
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.services import dispatch as dispatch_module
 from queue_max.services.admission import Admission
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.recovery import RecoveryService
@@ -213,6 +215,25 @@ def test_empty_polls_do_not_use_the_probe_up(
     assert breaker.state is CLOSED
 
 
+def test_a_probe_that_could_not_be_claimed_after_all_is_left_to_the_next(
+    dispatch: DispatchService,
+    trip: Callable[[], None],
+    add: Add,
+    locked: Callable[[int], AbstractContextManager[None]],
+    clock: FakeClock,
+    breaker: CircuitBreaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch_module, "BUSY_SHARD_WAIT", 0.02)
+    trip()
+    add()
+    clock.advance(60)
+    with locked(0):
+        assert dispatch.claim("worker-1") is None
+    assert breaker.probe_in_flight is False
+    assert dispatch.claim("worker-1") is not None
+
+
 def test_a_probe_that_works_closes_the_circuit_and_one_that_fails_opens_it_anew(
     dispatch: DispatchService,
     settlement: SettlementService,
@@ -243,8 +264,8 @@ def test_jobs_begun_before_the_circuit_opened_say_nothing_while_it_is_not_closed
     clock: FakeClock,
     breaker: CircuitBreaker,
 ) -> None:
-    add(5)
-    early = [started(dispatch) for _ in range(5)]
+    add(6)
+    early = [started(dispatch) for _ in range(6)]
     trip()
     settlement.complete(early[0].id, 0)
     retry.settle(early[1].id, 0, "down")
@@ -257,6 +278,7 @@ def test_jobs_begun_before_the_circuit_opened_say_nothing_while_it_is_not_closed
     retry.settle(early[3].id, 0, "down")
     assert breaker.state is HALF_OPEN
     retry.settle(early[4].id, 0, HttpError(404))
+    retry.hand_back(early[5], "worker-1 was told to leave")
     # Nor do they let another probe go.
     assert dispatch.claim("worker-1") is None
     settlement.complete(probe.id, 0)

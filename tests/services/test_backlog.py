@@ -34,7 +34,7 @@ def drain(store: Store) -> Callable[[], None]:
 
     def drain() -> None:
         with store.writing(0) as unit:
-            unit.jobs.purge([JobStatus.PENDING, JobStatus.SCHEDULED])
+            unit.job_lists.purge([JobStatus.PENDING, JobStatus.SCHEDULED])
 
     return drain
 
@@ -82,9 +82,12 @@ def test_it_rings_again_after_it_was_quiet(
 
 
 @five
-def test_a_batch_rings_once(intake: IntakeService, told: Told) -> None:
-    intake.submit_many([{"payload": {}}] * 20)
-    assert alerts(told) == [{"type": "QUEUE_SIZE", "pending": 20, "threshold": 5}]
+@pytest.mark.parametrize(("size", "pending"), [(5, []), (6, [6]), (20, [20])])
+def test_a_batch_rings_once_if_it_is_too_large(
+    intake: IntakeService, told: Told, size: int, pending: list[int]
+) -> None:
+    intake.submit_many([{"payload": {}}] * size)
+    assert [alert["pending"] for alert in alerts(told)] == pending
 
 
 @five

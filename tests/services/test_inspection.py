@@ -7,7 +7,7 @@ from support.clock import FakeClock
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.exceptions import ShardDamagedError, ShardNotFoundError
-from queue_max.repositories.jobs import Counts
+from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.services.inspection import InspectionService
 from queue_max.services.retry import RetryService

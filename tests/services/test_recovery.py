@@ -49,6 +49,18 @@ def test_only_leases_older_than_the_lease_time_are_ended(
     assert recovery.recover() == 0
 
 
+def test_only_the_silent_one_of_two_workers_loses_its_job(
+    recovery: RecoveryService, start: Start, find: Find, clock: FakeClock
+) -> None:
+    silent = start("worker-1")
+    clock.advance(25)
+    alive = start("worker-2")
+    clock.advance(6)
+    assert recovery.recover() == 1
+    assert find(silent.id) != silent
+    assert find(alive.id) == alive
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_job_whose_lease_is_prolonged_is_left_alone(
     recovery: RecoveryService, leases: LeaseService, start: Start, clock: FakeClock, at_once: bool

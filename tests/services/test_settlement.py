@@ -133,7 +133,7 @@ def test_a_purged_job_is_a_lost_lease(
 ) -> None:
     job = start()
     with store.writing(0) as unit:
-        unit.jobs.purge([job.status])
+        unit.job_lists.purge([job.status])
     with pytest.raises(LeaseLostError):
         settlement.complete(job.id, 0, fence=job.fence)
 

@@ -1,0 +1,112 @@
+"""The `fila` table as a whole: jobs counted, listed and deleted many at once."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, or_, select
+
+from queue_max.domain.job import Job, JobStatus
+from queue_max.repositories.jobs import has_status, read_jobs
+from queue_max.storage.schema import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PENDING,
+    PROCESSING,
+    SCHEDULED,
+    dead_letters,
+    jobs,
+)
+
+_by_status = [
+    select(func.count()).select_from(jobs).where(jobs.c.status == PENDING),
+    select(func.count()).select_from(jobs).where(jobs.c.status == SCHEDULED),
+    select(func.count()).select_from(jobs).where(jobs.c.status == PROCESSING),
+    select(func.count())
+    .select_from(jobs)
+    .where(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
+]
+_counts = select(*(each.scalar_subquery() for each in _by_status))
+
+_up_to = bindparam("at_most", type_=BigInteger)
+_some_waiting = [
+    select(jobs.c.id).where(jobs.c.status == literal).limit(_up_to).subquery()
+    for literal in (PENDING, SCHEDULED)
+]
+_count_waiting = select(
+    select(func.count()).select_from(_some_waiting[0]).scalar_subquery()
+    + select(func.count()).select_from(_some_waiting[1]).scalar_subquery()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many jobs of a shard are in which state; `scheduled` wait, and are not in `pending`."""
+
+    pending: int = 0
+    scheduled: int = 0
+    processing: int = 0
+    failed: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """All that still have to end."""
+        return self.pending + self.scheduled + self.processing
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.pending + other.pending,
+            self.scheduled + other.scheduled,
+            self.processing + other.processing,
+            self.failed + other.failed,
+        )
+
+
+class JobListRepository:
+    """The jobs of one shard by the state they are in, within one transaction."""
+
+    def __init__(self, connection: Connection, shard_id: int) -> None:
+        self._connection = connection
+        self._shard_id = shard_id
+
+    def counts(self) -> Counts:
+        """Count the jobs by state."""
+        return Counts(*self._connection.execute(_counts).one())
+
+    def count_waiting(self, at_most: int) -> int:
+        """Count the jobs that are pending or scheduled, but not further than `at_most`."""
+        return int(self._connection.execute(_count_waiting, {"at_most": at_most}).scalar_one())
+
+    def list_by_status(self, statuses: Collection[JobStatus], limit: int | None) -> list[Job]:
+        """Read jobs in those states, the newest first."""
+        return read_jobs(
+            self._connection,
+            self._shard_id,
+            select(jobs)
+            .where(or_(*(has_status(status) for status in statuses)))
+            .order_by(jobs.c.id.desc())
+            .limit(limit),
+        )
+
+    def delete_ended_before(self, moment: datetime, limit: int) -> int:
+        """Delete jobs that ended before that moment, but for those with a dead letter."""
+        is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
+        old = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
+                jobs.c.completed_at < moment,
+                ~is_dead_letter,
+            )
+            .limit(limit)
+            .cte("old")
+            .prefix_with("MATERIALIZED", dialect="postgresql")
+        )
+        statement = delete(jobs).where(jobs.c.id.in_(select(old.c.id)))
+        return self._connection.execute(statement).rowcount
+
+    def purge(self, statuses: Collection[JobStatus]) -> int:
+        """Delete all jobs in those states."""
+        condition = or_(*(has_status(status) for status in statuses))
+        return self._connection.execute(delete(jobs).where(condition)).rowcount
