@@ -19,9 +19,10 @@ def whole(
 ) -> int:
     """Give the value if it is a whole number within the bounds; True and 1.0 are none."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise error(f"{name}={value!r}: should be a whole number, not {type(value).__name__}")
+        kind = type(value).__name__
+        raise error(f"{name}={shown(value)}: should be a whole number, not {kind}")
     if not at_least <= value <= at_most:
-        raise error(f"{name}={value!r}: should be from {at_least} to {at_most}")
+        raise error(f"{name}={shown(value)}: should be from {at_least} to {at_most}")
     return int(value)
 
 
@@ -30,7 +31,7 @@ def limit(name: str, value: object) -> float:
     is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not is_whole and value != math.inf:
         raise ConfigurationError(
-            f"{name}={value!r}: should be a whole number of at least 1, or inf for no limit"
+            f"{name}={shown(value)}: should be a whole number of at least 1, or inf for no limit"
         )
     return value  # type: ignore[return-value]
 
@@ -40,5 +41,14 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     least = "0 seconds or more" if zero else "more than 0 seconds"
     if not is_number or not (value >= 0 if zero else value > 0):  # type: ignore[operator]
-        raise ConfigurationError(f"{name}={value!r}: should be {least}")
+        raise ConfigurationError(f"{name}={shown(value)}: should be {least}")
     return min(float(value), threading.TIMEOUT_MAX)  # type: ignore[arg-type]
+
+
+def shown(value: object) -> str:
+    """Show a value in an error, which must neither repeat a megabyte nor fail itself."""
+    try:
+        text = repr(value)
+    except Exception:  # user code, or a number that Python refuses to write
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from queue_max.checks import shown
 from queue_max.exceptions import ConfigurationError
 
 PREFIX = "QUEUE_MAX_"
@@ -150,7 +151,7 @@ def names_of(field: FieldInfo) -> list[str]:
 
 def _explain(error: ValidationError, arguments: Collection[str]) -> str:
     return "; ".join(
-        f"{_source(str(problem['loc'][0]), arguments)}={problem['input']!r}: "
+        f"{_source(str(problem['loc'][0]), arguments)}={shown(problem['input'])}: "
         f"{problem['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
         for problem in error.errors(include_url=False)
     )

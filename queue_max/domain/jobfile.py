@@ -50,9 +50,12 @@ def _read_jsonl(lines: Iterator[str]) -> Iterator[tuple[int, Item]]:
 
 def _read_csv(rows: "csv.DictReader[str]") -> Iterator[tuple[int, Item]]:
     try:
-        _ = rows.fieldnames
+        names = rows.fieldnames or []
     except csv.Error as error:
         yield 1, InvalidJobError(f"not CSV: {error}")
+        return
+    if len(set(names)) < len(names):
+        yield 1, InvalidJobError(f"two columns of one name: {', '.join(names)}")
         return
     while True:
         try:

@@ -73,7 +73,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
             for item_path, item in _items(value, path):
                 _check_value(item, item_path, depth + 1)
         case _:
-            raise PayloadError(f"{path}: {_short(value)} ({_kind(value)}) is not JSON")
+            raise PayloadError(f"{path}: {checks.shown(value)} ({_kind(value)}) is not JSON")
 
 
 def _items(container: dict[Any, Any] | Sequence[Any], path: str) -> Iterator[tuple[str, Any]]:
@@ -82,20 +82,14 @@ def _items(container: dict[Any, Any] | Sequence[Any], path: str) -> Iterator[tup
         return
     for key, item in container.items():
         if not isinstance(key, str):
-            raise PayloadError(f"{path}: key {_short(key)} should be a str, not {_kind(key)}")
-        yield f"{path}[{_short(key)}]", item
+            raise PayloadError(f"{path}: key {checks.shown(key)} should be a str, not {_kind(key)}")
+        yield f"{path}[{checks.shown(key)}]", item
 
 
 def _check_digits(value: int, path: str) -> None:
     # Beyond this many bits Python refuses to write a number in decimal.
     if value.bit_length() > 13_000:
         raise PayloadError(f"{path}: a whole number of {value.bit_length():,} bits is too long")
-
-
-def _short(value: object) -> str:
-    """Show a value in an error, which must not repeat a payload of megabytes."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _kind(value: object) -> str:
