@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import sys
-import threading
+import time
 from typing import Any
 
 import click
@@ -19,6 +19,7 @@ from queue_max.workers.pool import WorkerPool
 from queue_max.workers.worker import Worker, WorkerState
 
 STATS_EVERY = 60.0  # seconds
+SIGNALS_EVERY = 0.05
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -52,29 +53,35 @@ def worker(ctx: click.Context, /, name: str, workers: int) -> None:
 
 
 class _Signals:
-    """Notes SIGINT and SIGTERM from now on, the first and the second."""
+    """Notes SIGINT and SIGTERM from now on.
+
+    Nothing is locked for it: a handler runs in the midst of what the main thread does, and would
+    wait for ever for a lock that thread holds.
+    """
 
     def __init__(self) -> None:
-        self.first, self.second = threading.Event(), threading.Event()
-        self.last = 0
+        self.received: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+            signal.signal(number, lambda number, _frame: self.received.append(number))
 
-    def _note(self, number: int, _frame: object) -> None:
-        self.last = number
-        (self.second if self.first.is_set() else self.first).set()
+    def wait_for(self, count: int, timeout: float) -> bool:
+        """Wait until that many have come; False when `timeout` seconds are over before."""
+        deadline = time.monotonic() + timeout
+        while len(self.received) < count and time.monotonic() < deadline:
+            time.sleep(SIGNALS_EVERY)
+        return len(self.received) >= count
 
 
 def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
     pool.start_all()
-    while not signals.first.wait(STATS_EVERY):
+    while not signals.wait_for(1, STATS_EVERY):
         output.say(_stats(pool))
     for each in pool.workers:
         each.request_stop()
     output.say("  Stopping: running jobs may end. A second signal gives them back.")
     while any(each.is_running for each in pool.workers):
-        if signals.second.wait(0.05):
-            _leave(pool, signals.last)
+        if signals.wait_for(2, SIGNALS_EVERY):
+            _leave(pool, signals.received[-1])
     output.say(_stats(pool))
 
 

@@ -111,8 +111,9 @@ class JobRepository:
             }
             for job in new
         ]
-        statement = insert(jobs).returning(jobs.c.id, sort_by_parameter_order=True)
-        return list(self._connection.execute(statement, rows).scalars())
+        added = self._connection.execute(insert(jobs).returning(jobs.c.uid, jobs.c.id), rows)
+        ids = {row.uid: row.id for row in added}  # RETURNING has no order
+        return [ids[job.uid] for job in new]
 
     def has_due(self, queue: str) -> bool:
         """Tell whether a claim would find something."""

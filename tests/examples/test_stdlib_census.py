@@ -1,4 +1,4 @@
-"""The demo, as a person would run it: stopped at any moment, it goes on and counts no file twice."""
+"""The demo, as a person runs it: stopped at any moment, it goes on and counts no file twice."""
 
 import os
 import shutil

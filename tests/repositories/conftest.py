@@ -1,20 +1,25 @@
 """Steps in a job's life, taken on one shard of either kind of database."""
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, event, insert
+from sqlalchemy import Connection, Engine, delete, event, insert
 from support.clock import FakeClock
 from support.jobs import a_new_job
 from support.postgres import PostgresServer
 
+from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.job_lists import Counts
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.storage.database import Database
 from queue_max.storage.directory import Directory
-from queue_max.storage.schema import shard_metadata, shard_tables
+from queue_max.storage.schema import jobs, shard_metadata, shard_tables
 from queue_max.storage.sqlite import SqliteOptions
 
 
@@ -94,6 +99,72 @@ def find(store: Store) -> Callable[[int], Job | None]:
 
 
 @pytest.fixture
+def in_status(store: Store) -> Callable[..., list[Job]]:
+    """List the jobs in some states."""
+
+    def in_status(*statuses: JobStatus, limit: int | None = None) -> list[Job]:
+        with store.reading(0) as unit:
+            return unit.job_lists.list_by_status(statuses, limit)
+
+    return in_status
+
+
+@pytest.fixture
+def counts(store: Store) -> Callable[[], Counts]:
+    """Count all jobs."""
+
+    def counts() -> Counts:
+        with store.reading(0) as unit:
+            return unit.job_lists.counts()
+
+    return counts
+
+
+@pytest.fixture
+def insert_rows(shard: Database, clock: FakeClock) -> Callable[[list[dict[str, Any]]], None]:
+    """Store jobs in any state, straight into the table."""
+
+    def insert_rows(rows: list[dict[str, Any]]) -> None:
+        common = {"payload": "{}", "created_at": clock.now}
+        with shard.writing() as connection:
+            connection.execute(insert(jobs), [common | {"uid": new_uid()} | row for row in rows])
+
+    return insert_rows
+
+
+@pytest.fixture
+def schedule(
+    insert_rows: Callable[[list[dict[str, Any]]], None], clock: FakeClock
+) -> Callable[..., None]:
+    """Store jobs that are due so many seconds from now."""
+
+    def schedule(*seconds: float) -> None:
+        due = [clock.now + timedelta(seconds=each) for each in seconds]
+        insert_rows([{"status": "scheduled", "next_retry_at": moment} for moment in due])
+
+    return schedule
+
+
+@pytest.fixture
+def fill(
+    insert_rows: Callable[[list[dict[str, Any]]], None], clock: FakeClock
+) -> Callable[[], None]:
+    """Store 2,000 jobs, some in each state."""
+
+    def fill() -> None:
+        moment = clock.now - timedelta(days=1)
+        in_states: list[dict[str, Any]] = [
+            {"status": "pending"},
+            {"status": "scheduled", "next_retry_at": moment},
+            {"status": "processing", "heartbeat": moment},
+            {"status": "failed", "completed_at": moment},
+        ]
+        insert_rows([{"priority": at % 3} | in_states[at % 4] for at in range(2_000)])
+
+    return fill
+
+
+@pytest.fixture
 def statements() -> Iterator[list[tuple[str, Any]]]:
     """What is sent to databases from now on, with its parameters."""
     sent: list[tuple[str, Any]] = []
@@ -104,3 +175,46 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
     event.listen(Engine, "before_cursor_execute", note)
     yield sent
     event.remove(Engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def plan(
+    store: Store, shard: Database, statements: list[tuple[str, Any]]
+) -> Callable[[Callable[[UnitOfWork], object]], list[str]]:
+    """Tell how the one statement of a step is run; fails when that scans or sorts jobs.
+
+    It is planned without its values, since a plan that is kept has to do for all of them.
+    """
+
+    def plan(step: Callable[[UnitOfWork], object]) -> list[str]:
+        with store.writing(0) as unit:
+            statements.clear()
+            step(unit)
+            [(sql, values)] = statements
+        with shard.writing() as connection:
+            if connection.dialect.name == "sqlite":
+                return plan_of_sqlite(connection, sql, len(values))
+            return plan_of_postgresql(connection, sql)
+
+    return plan
+
+
+def plan_of_sqlite(connection: Connection, sql: str, values: int) -> list[str]:
+    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", (None,) * values)
+    lines = [row.detail for row in rows]
+    touching = [line for line in lines if "fila" in line]
+    assert all("INDEX" in line or "PRIMARY KEY" in line for line in touching)
+    assert not [line for line in lines if "TEMP B-TREE" in line]
+    return touching
+
+
+def plan_of_postgresql(connection: Connection, sql: str) -> list[str]:
+    """It takes a sequential scan, forbidden here, only where no index fits."""
+    connection.exec_driver_sql("ANALYZE")
+    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    numbers = itertools.count(1)
+    generic = re.sub(r"%\(\w+\)s", lambda _: f"${next(numbers)}", sql)
+    lines = connection.exec_driver_sql(f"EXPLAIN (GENERIC_PLAN) {generic}").scalars().all()
+    assert not [line for line in lines if "Seq Scan on fila" in line]
+    assert not [line for line in lines if "Sort Key" in line]
+    return [line for line in lines if "fila" in line]

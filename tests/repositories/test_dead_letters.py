@@ -77,21 +77,25 @@ def test_dead_letters_are_counted(store: Store, start: Start, number: int) -> No
         assert unit.dead_letters.count() == number
 
 
-def test_only_the_dead_letters_of_the_named_jobs_are_removed(store: Store, start: Start) -> None:
+def test_the_dead_letter_of_one_job_can_be_removed_alone(store: Store, start: Start) -> None:
+    first, second = start(), start()
+    for job in (first, second):
+        bury(store, job)
+    with store.writing(0) as unit:
+        unit.dead_letters.remove_of_failed(first.id)
+    assert job_ids(store) == [second.id]
+
+
+def test_the_dead_letters_of_all_failed_jobs_are_removed_and_no_others(
+    store: Store, start: Start
+) -> None:
     first, second, third = (start() for _ in range(3))
     for job in (first, second, third):
         bury(store, job)
     with store.writing(0) as unit:
-        unit.dead_letters.remove_of([first.id, third.id])
+        unit.jobs.requeue_failed(second.id)
+        unit.dead_letters.remove_of_failed()
     assert job_ids(store) == [second.id]
-
-
-def test_nothing_is_removed_when_no_job_is_named(store: Store, start: Start) -> None:
-    job = start()
-    bury(store, job)
-    with store.writing(0) as unit:
-        unit.dead_letters.remove_of([])
-    assert job_ids(store) == [job.id]
 
 
 def test_a_dead_letter_outlives_the_row_of_its_job(

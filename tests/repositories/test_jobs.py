@@ -1,5 +1,3 @@
-import itertools
-import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,18 +5,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 from support.clock import FakeClock
 from support.jobs import a_new_job
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
-from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, JobStatus, Lease
-from queue_max.repositories.jobs import PROMOTED_AT_ONCE, Counts, JobRepository
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.job_lists import Counts
+from queue_max.repositories.jobs import PROMOTED_AT_ONCE, JobRepository
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.storage.database import Database
-from queue_max.storage.schema import jobs
 
 FAILURE = Failure("ValueError", "no such page", "Traceback: ...")
 
@@ -26,26 +23,15 @@ Add = Callable[..., int]
 Claim = Callable[..., Job | None]
 Start = Callable[..., Job]
 Find = Callable[[int], Job | None]
+Schedule = Callable[..., None]
+InsertRows = Callable[[list[dict[str, Any]]], None]
+InStatus = Callable[..., list[Job]]
+CountAll = Callable[[], Counts]
+Plan = Callable[[Callable[[UnitOfWork], object]], list[str]]
 
 only_sqlite = pytest.mark.parametrize("shard", ["sqlite"], indirect=True)
 only_postgresql = pytest.mark.parametrize("shard", ["postgresql"], indirect=True)
 wrong_fences = pytest.mark.parametrize("off_by", [-1, 1])
-
-
-def insert_rows(shard: Database, clock: FakeClock, rows: list[dict[str, Any]]) -> None:
-    """Store jobs in any state, straight into the table."""
-    common = {"payload": "{}", "created_at": clock.now}
-    with shard.writing() as connection:
-        connection.execute(insert(jobs), [common | {"uid": new_uid()} | row for row in rows])
-
-
-def schedule(shard: Database, clock: FakeClock, seconds: list[float]) -> None:
-    """Store jobs that are due so many seconds from now."""
-    rows = [
-        {"status": "scheduled", "next_retry_at": clock.now + timedelta(seconds=each)}
-        for each in seconds
-    ]
-    insert_rows(shard, clock, rows)
 
 
 def promote(store: Store) -> int:
@@ -58,16 +44,6 @@ def claim_all(claim: Claim) -> list[int]:
     while job := claim():
         claimed.append(job.id)
     return claimed
-
-
-def in_status(store: Store, *statuses: JobStatus, limit: int | None = None) -> list[Job]:
-    with store.reading(0) as unit:
-        return unit.job_lists.list_by_status(statuses, limit)
-
-
-def counts(store: Store) -> Counts:
-    with store.reading(0) as unit:
-        return unit.job_lists.counts()
 
 
 def forbid(connection: Connection, *ways: str) -> None:
@@ -107,11 +83,11 @@ def test_an_added_job_is_pending_and_holds_what_it_was_given(
     )
 
 
-def test_ids_come_in_the_order_of_the_jobs(store: Store) -> None:
+def test_ids_come_in_the_order_of_the_jobs(store: Store, in_status: InStatus) -> None:
     new = [a_new_job(payload=f'{{"n":{number}}}') for number in range(2_500)]
     with store.writing(0) as unit:
         ids = unit.jobs.add(new)
-    numbers = {job.id: job.payload["n"] for job in in_status(store, JobStatus.PENDING)}
+    numbers = {job.id: job.payload["n"] for job in in_status(JobStatus.PENDING)}
     assert [numbers[job_id] for job_id in ids] == list(range(2_500))
 
 
@@ -144,9 +120,9 @@ def test_a_pending_job_is_due(store: Store, add: Add) -> None:
 
 
 def test_a_scheduled_job_is_due_from_its_time_on(
-    store: Store, shard: Database, clock: FakeClock
+    store: Store, clock: FakeClock, schedule: Schedule
 ) -> None:
-    schedule(shard, clock, [10])
+    schedule(10)
     clock.advance(9.999)
     with store.reading(0) as unit:
         assert not unit.jobs.has_due(DEFAULT_QUEUE)
@@ -185,9 +161,9 @@ def test_due_jobs_are_found_while_another_holds_the_write_lock(store: Store, add
 
 
 def test_a_scheduled_job_is_not_promoted_before_its_time(
-    store: Store, shard: Database, clock: FakeClock, claim: Claim
+    store: Store, clock: FakeClock, claim: Claim, schedule: Schedule
 ) -> None:
-    schedule(shard, clock, [10])
+    schedule(10)
     clock.advance(9.999)
     assert promote(store) == 0
     assert claim() is None
@@ -198,28 +174,33 @@ def test_a_scheduled_job_is_not_promoted_before_its_time(
 
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_at_most_500_jobs_are_promoted_at_once_and_the_earliest_first(
-    store: Store, shard: Database, clock: FakeClock, analyzed: bool
+    store: Store,
+    shard: Database,
+    clock: FakeClock,
+    schedule: Schedule,
+    in_status: InStatus,
+    analyzed: bool,
 ) -> None:
     # The time at which they are due runs against the order of their ids.
-    schedule(shard, clock, [1_200 - number for number in range(1_200)])
+    schedule(*(1_200 - number for number in range(1_200)))
     if analyzed:
         with shard.writing() as connection:
             connection.exec_driver_sql("ANALYZE")
     clock.advance(1_200)
     assert PROMOTED_AT_ONCE == 500
     assert promote(store) == 500
-    pending = in_status(store, JobStatus.PENDING)
+    pending = in_status(JobStatus.PENDING)
     assert len(pending) == 500
     latest_promoted = max(str(job.next_retry_at) for job in pending)
-    assert all(
-        str(job.next_retry_at) > latest_promoted for job in in_status(store, JobStatus.SCHEDULED)
-    )
+    assert all(str(job.next_retry_at) > latest_promoted for job in in_status(JobStatus.SCHEDULED))
     assert [promote(store) for _ in range(3)] == [500, 200, 0]
 
 
 @only_postgresql
-def test_no_plan_of_postgresql_promotes_more(shard: Database, clock: FakeClock) -> None:
-    schedule(shard, clock, list(range(600)))
+def test_no_plan_of_postgresql_promotes_more(
+    shard: Database, clock: FakeClock, schedule: Schedule
+) -> None:
+    schedule(*range(600))
     clock.advance(600)
     with shard.writing() as connection:
         forbid(connection, "hashjoin", "mergejoin", "hashagg", "sort", "indexscan", "material")
@@ -238,9 +219,9 @@ def test_jobs_are_claimed_by_priority_and_then_in_the_order_they_came(
 
 
 def test_a_promoted_job_takes_its_place_by_priority_and_id(
-    store: Store, shard: Database, clock: FakeClock, add: Add, claim: Claim
+    store: Store, clock: FakeClock, add: Add, claim: Claim, schedule: Schedule
 ) -> None:
-    schedule(shard, clock, [10])
+    schedule(10)
     low = add(priority=0)
     high = add(priority=2)
     clock.advance(10)
@@ -249,9 +230,11 @@ def test_a_promoted_job_takes_its_place_by_priority_and_id(
 
 
 @only_postgresql
-def test_no_plan_of_postgresql_changes_the_order(shard: Database, clock: FakeClock) -> None:
+def test_no_plan_of_postgresql_changes_the_order(
+    shard: Database, clock: FakeClock, insert_rows: InsertRows
+) -> None:
     # In the table they stand in the order in which they were stored.
-    insert_rows(shard, clock, [{"id": job_id} for job_id in (3, 1, 2)])
+    insert_rows([{"id": job_id} for job_id in (3, 1, 2)])
     with shard.writing() as connection:
         forbid(connection, "indexscan", "bitmapscan")
         repository = JobRepository(connection, 0, clock.now)
@@ -281,7 +264,7 @@ def test_what_a_claim_gives_is_what_is_stored(start: Start, find: Find) -> None:
 
 
 def test_fence_and_attempts_rise_by_one_with_every_claim(
-    store: Store, clock: FakeClock, start: Start, claim: Claim
+    store: Store, clock: FakeClock, claim: Claim, start: Start
 ) -> None:
     job: Job | None = start()
     for number in (2, 3, 4):
@@ -309,7 +292,7 @@ def test_nothing_is_claimed_of_an_empty_shard(claim: Claim) -> None:
     assert claim() is None
 
 
-def test_a_job_that_runs_is_not_claimed_again(start: Start, claim: Claim) -> None:
+def test_a_job_that_runs_is_not_claimed_again(claim: Claim, start: Start) -> None:
     start()
     assert claim("worker-2") is None
 
@@ -412,7 +395,7 @@ def test_a_running_job_is_not_read_under_another_fence(
 
 
 def test_a_rescheduled_job_waits_and_says_why(
-    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+    store: Store, clock: FakeClock, claim: Claim, start: Start, find: Find
 ) -> None:
     job = start()
     with store.writing(0) as unit:
@@ -429,7 +412,7 @@ def test_a_rescheduled_job_waits_and_says_why(
 
 
 def test_a_job_rescheduled_for_now_is_pending_at_once(
-    store: Store, clock: FakeClock, start: Start, claim: Claim
+    store: Store, clock: FakeClock, claim: Claim, start: Start
 ) -> None:
     job = start()
     with store.writing(0) as unit:
@@ -440,7 +423,7 @@ def test_a_job_rescheduled_for_now_is_pending_at_once(
 
 
 def test_a_failed_job_stays_with_its_error_and_the_time_of_its_end(
-    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+    store: Store, clock: FakeClock, claim: Claim, start: Start, find: Find
 ) -> None:
     job: Job | None = start()
     assert job is not None
@@ -461,7 +444,7 @@ def test_a_failed_job_stays_with_its_error_and_the_time_of_its_end(
 
 
 def test_a_worker_that_lost_its_job_can_neither_reschedule_nor_fail_it(
-    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+    store: Store, clock: FakeClock, claim: Claim, start: Start, find: Find
 ) -> None:
     lost = start("worker-1")
     with store.writing(0) as unit:
@@ -494,13 +477,13 @@ def test_an_error_in_any_characters_can_be_kept(
 
 
 def test_a_requeued_job_has_a_fresh_budget_and_a_rising_fence(
-    store: Store, start: Start, claim: Claim
+    store: Store, claim: Claim, start: Start
 ) -> None:
     job = start(max_attempts=1)
     with store.writing(0) as unit:
         unit.jobs.fail(job, FAILURE)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed() == [job.id]
+        assert unit.jobs.requeue_failed() == 1
     again = claim()
     assert again is not None
     assert (again.id, again.attempts, again.max_attempts) == (job.id, 1, 1)
@@ -508,26 +491,28 @@ def test_a_requeued_job_has_a_fresh_budget_and_a_rising_fence(
     assert again.completed_at is None
 
 
-def test_one_failed_job_can_be_requeued_alone(store: Store, start: Start, find: Find) -> None:
+def test_one_failed_job_can_be_requeued_alone(
+    store: Store, start: Start, in_status: InStatus
+) -> None:
     first, second = start(), start()
     with store.writing(0) as unit:
         unit.jobs.fail(first, FAILURE)
         unit.jobs.fail(second, FAILURE)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed(second.id) == [second.id]
-    assert [job.id for job in in_status(store, JobStatus.FAILED)] == [first.id]
+        assert unit.jobs.requeue_failed(second.id) == 1
+    assert [job.id for job in in_status(JobStatus.FAILED)] == [first.id]
 
 
 def test_only_failed_jobs_are_requeued(
-    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
+    store: Store, add: Add, start: Start, schedule: Schedule, counts: CountAll
 ) -> None:
     running, pending = start(), add()
-    schedule(shard, clock, [60])
+    schedule(60)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed() == []
-        assert unit.jobs.requeue_failed(running.id) == []
-        assert unit.jobs.requeue_failed(pending) == []
-    assert counts(store) == Counts(pending=1, scheduled=1, processing=1, failed=0)
+        assert unit.jobs.requeue_failed() == 0
+        assert unit.jobs.requeue_failed(running.id) == 0
+        assert unit.jobs.requeue_failed(pending) == 0
+    assert counts() == Counts(pending=1, scheduled=1, processing=1, failed=0)
 
 
 # Leases
@@ -557,7 +542,7 @@ def test_a_lost_lease_stays_lost(
 
 
 def test_a_fence_prolongs_the_lease_of_its_own_job_only(
-    store: Store, clock: FakeClock, start: Start, claim: Claim
+    store: Store, clock: FakeClock, claim: Claim, start: Start
 ) -> None:
     first = start()
     with store.writing(0) as unit:
@@ -622,272 +607,58 @@ def test_a_lease_prolonged_at_that_very_moment_is_not_silent(
         assert unit.jobs.silent_since(just_after, limit=9) == [job]
 
 
-def test_only_jobs_that_run_can_be_silent(store: Store, shard: Database, clock: FakeClock) -> None:
+def test_only_jobs_that_run_can_be_silent(
+    store: Store, clock: FakeClock, insert_rows: InsertRows
+) -> None:
     # Files of 0.1.1 have heartbeats in jobs that have long been given back.
     others = [status for status in JobStatus if status is not JobStatus.PROCESSING]
-    insert_rows(shard, clock, [{"status": status, "heartbeat": clock.now} for status in others])
+    insert_rows([{"status": status, "heartbeat": clock.now} for status in others])
     with store.reading(0) as unit:
         assert unit.jobs.silent_since(clock.now + timedelta(days=1), limit=9) == []
 
 
 @only_postgresql
 def test_no_plan_of_postgresql_finds_the_wrong_silent_jobs(
-    shard: Database, clock: FakeClock
+    shard: Database, clock: FakeClock, insert_rows: InsertRows
 ) -> None:
     silences = [timedelta(seconds=each) for each in (1, 3, 2)]
     rows = [{"status": "processing", "heartbeat": clock.now - silence} for silence in silences]
-    insert_rows(shard, clock, rows)
+    insert_rows(rows)
     with shard.writing() as connection:
         forbid(connection, "indexscan", "bitmapscan")
         [longest] = JobRepository(connection, 0, clock.now).silent_since(clock.now, limit=1)
     assert longest.heartbeat == to_text(clock.now - timedelta(seconds=3))
 
 
-# Counting and listing
-
-
-def test_jobs_are_counted_by_state(
-    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
-) -> None:
-    failed = start()
-    with store.writing(0) as unit:
-        unit.jobs.fail(failed, FAILURE)
-    start()
-    schedule(shard, clock, [60, 60])
-    for _ in range(3):
-        add()
-    assert counts(store) == Counts(pending=3, scheduled=2, processing=1, failed=1)
-
-
-def test_counts_add_up() -> None:
-    total = Counts(1, 2, 3, 4) + Counts(10, 20, 30, 40)
-    assert total == Counts(pending=11, scheduled=22, processing=33, failed=44)
-    assert total.unfinished == 66
-
-
-def test_what_waits_is_counted_no_further_than_asked(
-    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
-) -> None:
-    start()
-    for _ in range(4):
-        add()
-    with store.reading(0) as unit:
-        assert unit.job_lists.count_waiting(3) == 3
-        assert unit.job_lists.count_waiting(100) == 4
-    schedule(shard, clock, [60, 60])
-    with store.reading(0) as unit:
-        assert unit.job_lists.count_waiting(100) == 6
-
-
-def test_jobs_are_listed_newest_first_and_bounded(store: Store, add: Add) -> None:
-    ids = [add(priority=number % 3) for number in range(5)]
-    listed = in_status(store, JobStatus.PENDING, limit=3)
-    assert [job.id for job in listed] == ids[:1:-1]
-
-
-def test_jobs_are_listed_in_each_state_and_in_several(
-    store: Store, shard: Database, clock: FakeClock
-) -> None:
-    ended = {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
-    rows = [
-        {"status": status, "completed_at": clock.now if status in ended else None}
-        for status in JobStatus
-    ]
-    insert_rows(shard, clock, rows)
-    for status in JobStatus:
-        assert [job.status for job in in_status(store, status)] == [status]
-    several = in_status(store, JobStatus.FAILED, JobStatus.PENDING)
-    assert {job.status for job in several} == {JobStatus.FAILED, JobStatus.PENDING}
-    assert len(in_status(store, *JobStatus)) == len(JobStatus)
-
-
-# Deleting
-
-
-@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
-def test_jobs_are_deleted_by_the_time_of_their_end(
-    store: Store, shard: Database, clock: FakeClock, status: JobStatus
-) -> None:
-    ages = [timedelta(days=8), timedelta(days=7, milliseconds=1), timedelta(days=7), timedelta(0)]
-    insert_rows(
-        shard,
-        clock,
-        [
-            {
-                "status": status,
-                "completed_at": clock.now - age,
-                "created_at": clock.now - timedelta(days=30),
-            }
-            for age in ages
-        ],
-    )
-    with store.writing(0) as unit:
-        assert unit.job_lists.delete_ended_before(clock.now - timedelta(days=7), limit=100) == 2
-    kept = [job.completed_at for job in in_status(store, status)]
-    assert kept == [to_text(clock.now), to_text(clock.now - timedelta(days=7))]
-
-
-def test_no_more_jobs_are_deleted_than_asked(
-    store: Store, shard: Database, clock: FakeClock
-) -> None:
-    insert_rows(shard, clock, [{"status": "completed", "completed_at": clock.now}] * 5)
-    later = clock.now + timedelta(days=1)
-    deleted = []
-    for _ in range(3):
-        with store.writing(0) as unit:
-            deleted.append(unit.job_lists.delete_ended_before(later, limit=3))
-    assert deleted == [3, 2, 0]
-
-
-def test_a_job_with_a_dead_letter_is_not_deleted_for_its_age(
-    store: Store, clock: FakeClock, start: Start
-) -> None:
-    buried, failed = start(), start()
-    with store.writing(0) as unit:
-        for job in (buried, failed):
-            unit.jobs.fail(job, FAILURE)
-        unit.dead_letters.add(buried, FAILURE, "permanent")
-    with store.writing(0) as unit:
-        unit.job_lists.delete_ended_before(clock.now + timedelta(days=99), limit=100)
-    assert [job.id for job in in_status(store, *JobStatus)] == [buried.id]
-
-
-def test_jobs_that_have_not_ended_are_never_deleted_for_their_age(
-    store: Store, shard: Database, clock: FakeClock, start: Start, add: Add
-) -> None:
-    start()
-    add()
-    schedule(shard, clock, [60])
-    with store.writing(0) as unit:
-        assert unit.job_lists.delete_ended_before(clock.now + timedelta(days=99), limit=100) == 0
-    assert counts(store).unfinished == 3
-
-
-@pytest.mark.parametrize(
-    ("statuses", "left"),
-    [
-        ([JobStatus.PENDING], Counts(0, 1, 1, 1)),
-        ([JobStatus.PENDING, JobStatus.SCHEDULED], Counts(0, 0, 1, 1)),
-        ([JobStatus.PROCESSING], Counts(1, 1, 0, 1)),
-        ([JobStatus.FAILED], Counts(1, 1, 1, 0)),
-        (list(JobStatus), Counts()),
-    ],
-)
-def test_jobs_are_purged_by_state(
-    store: Store,
-    shard: Database,
-    clock: FakeClock,
-    start: Start,
-    add: Add,
-    statuses: list[JobStatus],
-    left: Counts,
-) -> None:
-    failed = start()
-    with store.writing(0) as unit:
-        unit.jobs.fail(failed, FAILURE)
-    start()
-    schedule(shard, clock, [60])
-    add()
-    with store.writing(0) as unit:
-        purged = unit.job_lists.purge(statuses)
-    assert counts(store) == left
-    assert purged == 4 - left.unfinished - left.failed
-
-
 # Cost
 
 
-def fill(shard: Database, clock: FakeClock) -> None:
-    """Store 2,000 jobs, some in each state."""
-    moment = clock.now - timedelta(days=1)
-    in_states: list[dict[str, Any]] = [
-        {"status": "pending"},
-        {"status": "scheduled", "next_retry_at": moment},
-        {"status": "processing", "heartbeat": moment},
-        {"status": "failed", "completed_at": moment},
-    ]
-    insert_rows(
-        shard, clock, [{"priority": number % 3} | in_states[number % 4] for number in range(2_000)]
-    )
-
-
-HOT: list[Callable[[JobRepository], object]] = [
-    lambda jobs: jobs.has_due(DEFAULT_QUEUE),
-    lambda jobs: jobs.promote_due(),
-    lambda jobs: jobs.claim_next(DEFAULT_QUEUE, "worker-1"),
-    lambda jobs: jobs.complete(1, 1),
-    lambda jobs: jobs.running(1, 1),
-    lambda jobs: jobs.renew([Lease(0, 1, 1), Lease(0, 2, 1)]),
-    lambda jobs: jobs.renew_of_worker("worker-1"),
-    lambda jobs: jobs.count_waiting(1_000),
-    lambda jobs: jobs.counts(),
-]
 hot = pytest.mark.parametrize(
     "step",
-    HOT,
-    ids=[
-        "has_due",
-        "promote_due",
-        "claim_next",
-        "complete",
-        "running",
-        "renew",
-        "renew_of_worker",
-        "count_waiting",
-        "counts",
+    [
+        pytest.param(lambda unit: unit.jobs.has_due(DEFAULT_QUEUE), id="has_due"),
+        pytest.param(lambda unit: unit.jobs.promote_due(), id="promote_due"),
+        pytest.param(lambda unit: unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1"), id="claim_next"),
+        pytest.param(lambda unit: unit.jobs.complete(1, 1), id="complete"),
+        pytest.param(lambda unit: unit.jobs.running(1, 1), id="running"),
+        pytest.param(lambda unit: unit.jobs.renew([Lease(0, 1, 1), Lease(0, 2, 1)]), id="renew"),
+        pytest.param(lambda unit: unit.jobs.renew_of_worker("worker-1"), id="renew_of_worker"),
+        pytest.param(lambda unit: unit.jobs.silent_since(unit.now, 10), id="silent_since"),
     ],
 )
 
 
+@hot
+def test_each_step_goes_by_an_index_and_sorts_nothing(
+    plan: Plan, fill: Callable[[], None], step: Callable[[UnitOfWork], object]
+) -> None:
+    fill()
+    assert plan(step)
+
+
 @only_sqlite
-@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
 @hot
-def test_sqlite_goes_by_an_index_and_sorts_nothing(
-    store: Store,
-    shard: Database,
-    clock: FakeClock,
-    statements: list[tuple[str, Any]],
-    filled: bool,
-    step: Callable[[JobRepository], object],
+def test_so_does_it_on_sqlite_where_no_job_is_yet(
+    plan: Plan, step: Callable[[UnitOfWork], object]
 ) -> None:
-    if filled:
-        fill(shard, clock)
-    with store.writing(0) as unit:
-        statements.clear()
-        step(unit.jobs)
-        [(sql, values)] = statements
-    with shard.reading() as connection:
-        # Without the values, so that the plan is the one for all of them.
-        explain = (f"EXPLAIN QUERY PLAN {sql}", (None,) * len(values))
-        plan = [row.detail for row in connection.exec_driver_sql(*explain)]
-    touching = [detail for detail in plan if "fila" in detail]
-    assert touching
-    assert all("INDEX" in detail or "PRIMARY KEY" in detail for detail in touching)
-    assert not [detail for detail in plan if "TEMP B-TREE" in detail]
-
-
-@only_postgresql
-@hot
-def test_postgresql_can_go_by_an_index(
-    store: Store,
-    shard: Database,
-    clock: FakeClock,
-    statements: list[tuple[str, Any]],
-    step: Callable[[JobRepository], object],
-) -> None:
-    fill(shard, clock)
-    with store.writing(0) as unit:
-        statements.clear()
-        step(unit.jobs)
-        [(sql, _)] = statements
-    with shard.writing() as connection:
-        connection.exec_driver_sql("ANALYZE")
-        forbid(connection, "seqscan")
-        # Without the values, so that the plan is the one for all of them.
-        numbers = itertools.count(1)
-        generic = re.sub(r"%\(\w+\)s", lambda _: f"${next(numbers)}", sql)
-        explain = f"EXPLAIN (GENERIC_PLAN) {generic}"
-        plan = connection.exec_driver_sql(explain).scalars().all()
-    # It takes a sequential scan, priced as forbidden, only where no index fits.
-    assert not [line for line in plan if "Seq Scan on fila" in line]
-    assert not [line for line in plan if "Sort Key" in line]
+    assert plan(step)

@@ -90,9 +90,13 @@ def shard_files(migrated: Path, tmp_path: Path, shard_count: int) -> list[Path]:
 
 
 @pytest.fixture
-def store(shard_files: list[Path], busy_timeout_ms: int, clock: FakeClock) -> Iterator[Store]:
+def shards(shard_files: list[Path], busy_timeout_ms: int) -> list[SqliteDatabase]:
     options = SqliteOptions(full_sync=False, busy_timeout_ms=busy_timeout_ms)
-    shards = [SqliteDatabase(path, number, options) for number, path in enumerate(shard_files)]
+    return [SqliteDatabase(path, number, options) for number, path in enumerate(shard_files)]
+
+
+@pytest.fixture
+def store(shards: list[SqliteDatabase], clock: FakeClock) -> Iterator[Store]:
     store = Store(shards, clock)
     yield store
     store.close()
@@ -114,12 +118,12 @@ def locked(shard_files: list[Path]) -> Callable[[int], AbstractContextManager[No
 
 
 @pytest.fixture
-def damage(store: Store, shard_files: list[Path]) -> Callable[[int], None]:
+def damage(shards: list[SqliteDatabase]) -> Callable[[int], None]:
     """Overwrite the file of a shard."""
 
     def damage(shard_id: int) -> None:
-        store.close()  # so that nothing of it is left in memory
-        shard_files[shard_id].write_bytes(b"This is not a database. " * 1_000)
+        shards[shard_id].close()  # so that nothing of it is left in memory
+        shards[shard_id].path.write_bytes(b"This is not a database. " * 1_000)
 
     return damage
 

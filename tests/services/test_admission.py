@@ -1,5 +1,4 @@
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -10,7 +9,7 @@ from queue_max.exceptions import LeaseLostError, Permanent
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter
 from queue_max.services import dispatch as dispatch_module
-from queue_max.services.admission import Admission
+from queue_max.services.admission import Admission, Permit
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
@@ -52,10 +51,11 @@ def trip(dispatch: DispatchService, retry: RetryService, add: Add) -> Callable[[
 
 @pytest.mark.parametrize("rate_limit", [2])
 def test_a_job_is_admitted_for_a_token(admission: Admission, limiter: RateLimiter) -> None:
-    assert [admission.admit(0) for _ in range(3)] == [True, True, False]
-    admission.withdraw()
+    permits = [admission.admit(0) for _ in range(3)]
+    assert permits == [Permit(is_probe=False), Permit(is_probe=False), None]
+    admission.withdraw(Permit(is_probe=False))
     assert limiter.get_remaining_tokens() == 1
-    assert admission.admit(0) is True
+    assert admission.admit(0)
 
 
 @pytest.mark.parametrize("rate_limit", [2])
@@ -64,7 +64,7 @@ def test_no_token_is_taken_while_the_circuit_is_open(
 ) -> None:
     for _ in range(3):
         breaker.record_failure()
-    assert admission.admit(30) is False
+    assert admission.admit(30) is None
     assert limiter.get_remaining_tokens() == 2
 
 
@@ -76,7 +76,7 @@ def test_who_gets_no_token_gives_the_pass_of_the_circuit_back(
         breaker.record_failure()
     clock.advance(60)
     limiter.acquire()
-    assert admission.admit(0) is False
+    assert admission.admit(0) is None
     assert breaker.probe_in_flight is False
 
 
@@ -358,27 +358,21 @@ def test_a_probe_that_was_replaced_says_nothing_any_more(
     assert breaker.state is OPEN
 
 
-@pytest.fixture
-def slow_thread() -> Iterator[ThreadPoolExecutor]:
-    """A thread that was admitted while all was well, and has not come to its claim yet."""
-    with ThreadPoolExecutor(1) as thread:
-        yield thread
-
-
 def test_a_job_that_was_admitted_before_the_circuit_opened_is_no_probe(
     admission: Admission,
     breaker: CircuitBreaker,
     clock: FakeClock,
-    slow_thread: ThreadPoolExecutor,
 ) -> None:
     early, probe = Lease(0, 1, 1), Lease(0, 2, 1)
-    assert slow_thread.submit(admission.admit, 0).result()
+    slow = admission.admit(0)
+    assert slow
     for _ in range(3):
         breaker.record_failure()
     clock.advance(60)
-    assert admission.admit(0)
-    admission.started(probe)
-    slow_thread.submit(admission.started, early).result()
+    permit = admission.admit(0)
+    assert permit
+    admission.started(probe, permit)
+    admission.started(early, slow)
     admission.succeeded(early)
     assert breaker.state is HALF_OPEN
     admission.succeeded(probe)
@@ -389,13 +383,14 @@ def test_to_withdraw_what_was_admitted_before_the_circuit_opened_lets_no_second_
     admission: Admission,
     breaker: CircuitBreaker,
     clock: FakeClock,
-    slow_thread: ThreadPoolExecutor,
 ) -> None:
-    assert slow_thread.submit(admission.admit, 0).result()
+    slow = admission.admit(0)
+    assert slow
     for _ in range(3):
         breaker.record_failure()
     clock.advance(60)
-    assert admission.admit(0)
-    admission.started(Lease(0, 2, 1))
-    slow_thread.submit(admission.withdraw).result()
-    assert admission.admit(0) is False
+    permit = admission.admit(0)
+    assert permit
+    admission.started(Lease(0, 2, 1), permit)
+    admission.withdraw(slow)
+    assert admission.admit(0) is None

@@ -306,17 +306,17 @@ def test_a_damaged_shard_does_not_hold_up_the_others_and_is_warned_of_once(
 def test_a_shard_that_served_meanwhile_is_warned_of_again(
     dispatch: DispatchService,
     damage: Damage,
-    shard_files: list[Path],
-    store: Store,
+    shards: list[SqliteDatabase],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sound = shard_files[1].read_bytes()
+    shards[1].close()
+    sound = shards[1].path.read_bytes()
     for _ in range(2):
         damage(1)
         dispatch.claim("worker-1")
         dispatch.claim("worker-1")
-        store.close()
-        shard_files[1].write_bytes(sound)
+        shards[1].close()
+        shards[1].path.write_bytes(sound)
         dispatch.claim("worker-1")
     assert len(caplog.records) == 2
 

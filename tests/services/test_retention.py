@@ -131,7 +131,7 @@ def test_all_shards_are_cleaned_up_in_steps(
     end(8, 8, shard_id=1)
     statements.clear()
     assert retention.clean_up(7) == 2_302
-    deletes = [sql for sql in statements if sql.startswith("DELETE")]
+    deletes = [sql for sql in statements if "DELETE FROM fila" in sql]
     assert len(deletes) == 3 + 1
     assert inspection.counts().failed == 0
 
@@ -154,13 +154,13 @@ def test_what_was_deleted_is_given_back_and_the_time_noted(
     end: End,
     store: Store,
     clock: FakeClock,
-    shard_files: list[Path],
+    shards: list[SqliteDatabase],
 ) -> None:
     end(*[8] * 50, payload=f'"{"x" * 5_000}"')
-    size = shard_files[0].stat().st_size
+    size = shards[0].path.stat().st_size
     assert retention.clean_up(7) == 50
-    store.close()
-    assert shard_files[0].stat().st_size < size
+    shards[0].close()
+    assert shards[0].path.stat().st_size < size
     with store.reading(0) as unit:
         assert unit.metadata.last_vacuum() == clock.now
 

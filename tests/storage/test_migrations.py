@@ -4,7 +4,9 @@ import ast
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -759,6 +761,22 @@ def test_a_current_database_is_accepted_and_needs_no_lock(
         migrations.require(empty, history, "never said")
         if isinstance(empty, SqliteDatabase):
             migrations.upgrade(empty, history, backups)
+
+
+def test_many_threads_may_upgrade_a_database_each_at_once(
+    make_database: MakeDatabase, tmp_path: Path, backups: Path
+) -> None:
+    databases = [make_database(tmp_path / f"{number}.db") for number in range(6)]
+    start = threading.Barrier(6)
+
+    def work(database: SqliteDatabase) -> None:
+        start.wait()
+        migrations.upgrade(database, SHARD, backups)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, databases))
+
+    assert {migrations.revision(database, SHARD) for database in databases} == {SHARD.head}
 
 
 UPGRADE = """
