@@ -11,7 +11,7 @@ QueueError
 │   ├── ShardDamagedError           its file is not a sound database
 │   ├── ShardMissingError           its file is gone
 │   ├── ShardNotFoundError          no shard has that number (also a LookupError)
-│   ├── PartialBatchError           it refused its part of a batch (carries stored)
+│   ├── PartialBatchError           it refused its part of a batch (carries total, stored)
 │   └── SchemaError                 its tables are older or newer than this code
 ├── JobNotFoundError            no such job
 ├── LeaseLostError              the job is not, or no longer, run under this fence
@@ -90,12 +90,19 @@ class ShardNotFoundError(ShardError, LookupError):
 
 
 class PartialBatchError(ShardError):
-    """A shard refused its part of a batch; `stored` are the handles of what others took."""
+    """A shard refused its part of a batch or a file, after `total` other jobs were stored.
+
+    `stored` are their handles; of a file, only `total` is known.
+    """
 
     def __init__(
-        self, shard_id: int | None, what: str, stored: Sequence[Mapping[str, int]]
+        self,
+        refusal: ShardError,
+        total: int,
+        stored: Sequence[Mapping[str, int]] = (),
     ) -> None:
-        super().__init__(shard_id, what)
+        super().__init__(refusal.shard_id, f"{refusal.what}; {total} other jobs are stored")
+        self.total = total
         self.stored = stored
 
 

@@ -36,8 +36,8 @@ ONE_OF_EACH = [
     exceptions.ShardDamagedError(3, "no"),
     exceptions.ShardMissingError(3, "no"),
     exceptions.ShardNotFoundError(3, "no"),
-    exceptions.PartialBatchError(3, "no", [JobHandle(7, 2, "abc")]),
-    exceptions.PartialBatchError(3, "no", stored=[]),
+    exceptions.PartialBatchError(exceptions.ShardError(3, "no"), 1, [JobHandle(7, 2, "abc")]),
+    exceptions.PartialBatchError(exceptions.ShardError(3, "no"), 7),
     exceptions.SchemaError(3, "no"),
     exceptions.JobNotFoundError("no"),
     exceptions.LeaseLostError(7, 2, 5),
@@ -100,7 +100,7 @@ def test_what_an_error_carries_stands_beside_it_in_the_tree() -> None:
     }
     assert carries == {
         "ShardError": "shard_id",
-        "PartialBatchError": "stored",
+        "PartialBatchError": "total",
         "RateLimitError": "retry_after",
         "CircuitBreakerOpenError": "retry_after",
     }
@@ -147,9 +147,9 @@ def test_an_error_of_the_control_database_names_that() -> None:
 
 def test_a_partial_batch_carries_the_handles_of_what_is_stored() -> None:
     handles = [JobHandle(7, 2, "abc")]
-    error = exceptions.PartialBatchError(3, "is full", handles)
-    assert (str(error), error.shard_id) == ("shard 3: is full", 3)
-    assert error.stored == handles
+    error = exceptions.PartialBatchError(exceptions.ShardError(3, "is full"), 1, handles)
+    assert (str(error), error.shard_id) == ("shard 3: is full; 1 other jobs are stored", 3)
+    assert (error.total, error.stored) == (1, handles)
 
 
 def test_a_lost_lease_names_job_shard_and_fence() -> None:

@@ -2,10 +2,10 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from queue_max.domain.events import Events
 from queue_max.domain.job import JobHandle, NewJob
@@ -60,21 +60,28 @@ class IntakeService:
         bad one, which raises InvalidJobError with the number of its line.
         """
         if not skip_bad_lines:
-            for line, item in read_jobs(path, file_format):
-                self._check(item, f"line {line}")
-        taken, skipped = 0, 0
+            for _job in self._checked(read_jobs(path, file_format), skip_bad_lines):
+                pass
+        taken = lines_read = 0
         lines = iter(read_jobs(path, file_format))
         while chunk := list(islice(lines, BATCH)):
-            good = []
-            for line, item in chunk:
-                try:
-                    good.append(self._check(item, f"line {line}"))
-                except InvalidJobError:
-                    if not skip_bad_lines:
-                        raise
-                    skipped += 1
-            taken += len(self._store_all(good))
-        return taken, skipped
+            good = list(self._checked(chunk, skip_bad_lines))
+            stored, refusal = self._store_by_shard(good)
+            taken += len(stored)
+            if refusal is not None:
+                _refuse(refusal, taken)
+            lines_read += len(chunk)
+        return taken, lines_read - taken
+
+    def _checked(
+        self, lines: Iterable[tuple[int, object]], skip_bad_lines: bool
+    ) -> Iterator[NewJob]:
+        for line, item in lines:
+            try:
+                yield self._check(item, f"line {line}")
+            except InvalidJobError:
+                if not skip_bad_lines:
+                    raise
 
     def _check(self, item: object, where: str) -> NewJob:
         """Check the arguments of one `enqueue`; an error says where they stand."""
@@ -99,7 +106,14 @@ class IntakeService:
         return check_job(**{"payload": None, "max_retries": self._max_retries} | given)
 
     def _store_all(self, new: Sequence[NewJob]) -> list[JobHandle]:
-        """Store jobs shard by shard; gives their handles in the order of the jobs."""
+        """Store jobs; gives their handles in the order of the jobs."""
+        stored, refusal = self._store_by_shard(new)
+        if refusal is not None:
+            _refuse(refusal, len(stored), stored)
+        return stored
+
+    def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], ShardError | None]:
+        """Store jobs, a transaction a shard; gives the handles, and the error of one, if any."""
         count = len(self._store.shard_ids)
         by_shard: dict[int, list[NewJob]] = defaultdict(list)
         for job in new:
@@ -118,21 +132,16 @@ class IntakeService:
             ]
             handles |= {handle.uid: handle for handle in stored}
             self._tell(stored)
-        ordered = [handles[job.uid] for job in new if job.uid in handles]
-        if refusal is not None:
-            raise self._explain(refusal, ordered) from refusal
-        return ordered
+        return [handles[job.uid] for job in new if job.uid in handles], refusal
 
     def _tell(self, stored: Sequence[JobHandle]) -> None:
         for handle in stored:
             self._events.publish("job_enqueued", job_id=handle["id"], shard_id=handle["shard_id"])
         self._alarm.added(len(stored))
 
-    def _explain(self, refusal: ShardError, stored: Sequence[JobHandle]) -> ShardError:
-        if not stored:
-            return refusal
-        return PartialBatchError(
-            refusal.shard_id,
-            f"{refusal.what}; {len(stored)} jobs are stored in other shards",
-            stored,
-        )
+
+def _refuse(refusal: ShardError, total: int, stored: Sequence[JobHandle] = ()) -> NoReturn:
+    """Raise a shard's error, with what was stored before or elsewhere."""
+    if not total:
+        raise refusal
+    raise PartialBatchError(refusal, total, stored) from refusal

@@ -17,7 +17,8 @@ from queue_max.cli.main import commands
 @pytest.fixture
 def program() -> list[str]:
     """The words that start the program, as the installed script does."""
-    return [sys.executable, "-c", "from queue_max.cli import main; main()"]
+    # -P: an installed script does not have the current folder on its path.
+    return [sys.executable, "-P", "-c", "from queue_max.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """What is built and installed: the sdist, the wheel made from it, and a queue in a clean place."""
 
 import email
+import fcntl
 import json
 import os
 import shutil
@@ -9,12 +10,14 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support import predecessor
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -30,24 +33,46 @@ def run(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout: what git has, or would take."""
-    if not (CHECKOUT / ".git").exists():
-        pytest.skip("needs a git checkout")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@contextmanager
+def made_once(folder: Path) -> Iterator[Path | None]:
+    """Give a place to make the folder at, or None when another worker has made it."""
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            yield None
+        else:
+            draft = Path(f"{folder}.draft")
+            draft.mkdir(exist_ok=True)
+            yield draft
+            draft.rename(folder)
+
+
+def copy_source(target: Path) -> None:
+    """Copy the checkout: what git has, or would take."""
     listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=CHECKOUT)
-    target = tmp_path_factory.mktemp("source")
     for name in filter(None, listed.split("\0")):
         if (CHECKOUT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, target / name)
-    return target
 
 
 @pytest.fixture(scope="module")
-def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the sdist and the wheel; `build` makes the one from the other."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, cwd=source)
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    folder = shared / "dist"
+    with made_once(folder) as draft:
+        if draft is not None:
+            source = tmp_path_factory.mktemp("source")
+            copy_source(source)
+            run(sys.executable, "-m", "build", "--outdir", draft, cwd=source)
     return folder
 
 
@@ -64,13 +89,15 @@ def in_wheel(wheel: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(shared: Path, wheel: Path) -> Path:
     """The programs of a clean environment with nothing but the wheel and what it asks for."""
-    environment = tmp_path_factory.mktemp("clean") / "100% clean"
-    venv.create(environment, with_pip=True)
-    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-    run(*pip, "install", "--quiet", wheel, cwd=environment)
-    run(*pip, "check", cwd=environment)
+    environment = shared / "100% clean"
+    with made_once(shared / "installed") as draft:
+        if draft is not None:
+            venv.create(environment, with_pip=True)
+            pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+            run(*pip, "install", "--quiet", wheel, cwd=environment)
+            run(*pip, "check", cwd=environment)
     return environment / "bin"
 
 
@@ -125,8 +152,8 @@ def test_the_wheel_is_typed_and_carries_its_license(in_wheel: list[str]) -> None
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in in_wheel)
 
 
-def test_the_wheel_holds_every_module_and_no_litter(in_wheel: list[str], source: Path) -> None:
-    modules = {path.relative_to(source).as_posix() for path in source.glob("queue_max/**/*.py")}
+def test_the_wheel_holds_every_module_and_no_litter(in_wheel: list[str]) -> None:
+    modules = {path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("queue_max/**/*.py")}
 
     assert modules <= set(in_wheel)
     assert not [name for name in in_wheel if name.endswith(".pyc") or "tests" in name]

@@ -8,6 +8,7 @@ from support.clock import FakeClock
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus
+from queue_max.exceptions import ShardDamagedError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 
@@ -80,6 +81,12 @@ def test_jobs_are_listed_in_each_state_and_in_several(
     several = in_status(JobStatus.FAILED, JobStatus.PENDING)
     assert {job.status for job in several} == {JobStatus.FAILED, JobStatus.PENDING}
     assert len(in_status(*JobStatus)) == len(JobStatus)
+
+
+def test_a_row_that_cannot_be_read_is_named(insert_rows: InsertRows, in_status: InStatus) -> None:
+    insert_rows([{"id": 7, "payload": '{"n":'}])
+    with pytest.raises(ShardDamagedError, match="job 7 cannot be read"):
+        in_status(JobStatus.PENDING)
 
 
 # Deleting

@@ -361,6 +361,18 @@ def test_a_job_that_does_not_run_is_not_completed(
     assert find(job.id) == waiting
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**63, -(2**70)])
+def test_a_number_that_is_no_jobs_names_none(store: Store, start: Start, number: int) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        assert unit.jobs.complete(number, None) is None
+        assert unit.jobs.complete(job.id, number) is None
+        assert unit.jobs.running(number, None) is None
+        assert unit.jobs.running(job.id, number) is None
+        assert unit.jobs.requeue_failed(number) == 0
+        assert unit.jobs.running(job.id, job.fence) == job
+
+
 def test_only_one_of_8_threads_completes_a_job(store: Store, start: Start) -> None:
     job = start()
     barrier = threading.Barrier(8)

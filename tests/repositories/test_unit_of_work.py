@@ -12,7 +12,13 @@ from support.jobs import a_new_job
 
 from queue_max.domain.clock import cut, utc_now
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
-from queue_max.exceptions import ShardBusyError, ShardError, ShardNotFoundError
+from queue_max.exceptions import (
+    QueueClosedError,
+    ShardBusyError,
+    ShardDamagedError,
+    ShardError,
+    ShardNotFoundError,
+)
 from queue_max.repositories.unit_of_work import Store
 from queue_max.storage.database import Database
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
@@ -255,3 +261,67 @@ def test_a_closed_store_has_closed_its_files(store: Store, shard: Database) -> N
     assert isinstance(shard, SqliteDatabase)
     # The last one to close a file takes its WAL away.
     assert not Path(f"{shard.path}-wal").exists()
+
+
+def test_a_closed_store_says_so(store: Store, shard: Database) -> None:
+    store.close()
+    for opening in (store.reading, store.writing):
+        with pytest.raises(QueueClosedError):
+            opening(0).__enter__()
+
+
+# A visit
+
+
+def test_a_visit_comes_to_locked_shards_last_and_waits_for_no_others(store: Store) -> None:
+    calls: list[tuple[int, float | None]] = []
+
+    def act(shard_id: int, wait: float | None) -> str:
+        calls.append((shard_id, wait))
+        if shard_id == 2:
+            raise ShardDamagedError(2, "is damaged")
+        if shard_id in {0, 3} and len(calls) <= 4:
+            raise ShardBusyError(shard_id, "is locked")
+        if shard_id == 3:
+            raise ShardBusyError(3, "is still locked")
+        return f"done in {shard_id}"
+
+    outcomes = [(shard_id, str(outcome)) for shard_id, outcome in store.visit(range(4), act, 5.0)]
+    assert calls == [(0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0), (0, 5.0), (3, 5.0)]
+    assert outcomes == [
+        (1, "done in 1"),
+        (2, "shard 2: is damaged"),
+        (0, "done in 0"),
+        (3, "shard 3: is still locked"),
+    ]
+
+
+def test_a_visit_goes_no_further_than_it_is_followed(store: Store) -> None:
+    calls: list[int] = []
+
+    def act(shard_id: int, _wait: float | None) -> None:
+        calls.append(shard_id)
+
+    for shard_id, _ in store.visit(range(4), act):
+        if shard_id == 1:
+            break
+    assert calls == [0, 1]
+
+
+def test_a_visit_waits_as_long_as_the_busy_timeout_unless_told(store: Store) -> None:
+    waits: list[float | None] = []
+
+    def act(shard_id: int, wait: float | None) -> None:
+        waits.append(wait)
+        raise ShardBusyError(shard_id, "is locked")
+
+    assert len(list(store.visit([0], act))) == 1
+    assert waits == [0.0, None]
+
+
+def test_a_visit_ends_with_an_error_that_is_not_of_a_shard(store: Store) -> None:
+    def act(_shard_id: int, _wait: float | None) -> float:
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        list(store.visit([0], act))

@@ -264,7 +264,7 @@ def test_the_error_of_a_partial_batch_says_each_thing_once(
     intake: IntakeService, locked: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     items = [{"payload": {}, "pagina_id": number} for number in range(6)]
-    with locked(1), pytest.raises(PartialBatchError, match="3 jobs are stored") as caught:
+    with locked(1), pytest.raises(PartialBatchError, match="3 other jobs are stored") as caught:
         intake.submit_many(items)
     assert str(caught.value).count("shard 1") == 1
 
@@ -279,7 +279,7 @@ def test_when_one_shard_is_damaged_the_error_carries_what_the_other_stored(
         intake.submit_many(items)
     assert caught.value.shard_id == 0
     assert [handle["shard_id"] for handle in caught.value.stored] == [1, 1, 1]
-    assert isinstance(caught.value.__cause__, ShardDamagedError)
+    assert isinstance(caught.value.refusal, ShardDamagedError)
     assert len(told) == 3
 
 
@@ -430,6 +430,16 @@ def test_nothing_is_taken_of_a_file_that_is_no_text(
 
 
 @impatient
+def test_when_nothing_was_taken_of_a_file_the_error_is_that_of_the_shard(
+    intake: IntakeService, locked: Callable[[int], AbstractContextManager[None]], write: Write
+) -> None:
+    path = write('{"payload": {}}')
+    with locked(0), pytest.raises(ShardError) as caught:
+        intake.submit_file(path, Format.JSONL, skip_bad_lines=False)
+    assert type(caught.value) is ShardBusyError
+
+
+@impatient
 def test_when_a_shard_refuses_in_the_middle_of_a_file_the_error_tells_what_was_taken(
     intake: IntakeService,
     inspection: InspectionService,
@@ -448,4 +458,4 @@ def test_when_a_shard_refuses_in_the_middle_of_a_file_the_error_tells_what_was_t
         with pytest.raises(PartialBatchError) as caught:
             intake.submit_file(path, Format.JSONL, skip_bad_lines=False)
     assert len(stored(inspection)) == 1_000
-    assert len(caught.value.stored) == 1_000
+    assert caught.value.total == 1_000

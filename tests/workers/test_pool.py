@@ -75,6 +75,24 @@ def test_stopping_lets_all_running_jobs_end_and_takes_no_other(
     assert (stats["completed"], stats["pending"], stats["processing"]) == (2, 1, 0)
 
 
+def test_no_worker_takes_a_job_while_the_pool_waits_for_another(
+    queue: Queue, make_worker: MakeWorker, gate: Any, eventually: Eventually
+) -> None:
+    add_jobs(queue, 1)
+    busy, idle = make_worker(gate, "busy"), make_worker(nothing, "idle")
+    busy.start()
+    gate.await_entry()
+    pool = WorkerPool([busy, idle])
+    pool.start_all()
+    stopping = threading.Thread(target=pool.stop_all, args=(None,))
+    stopping.start()
+    eventually(lambda: not idle.is_running)
+    assert busy.is_running
+    gate.open()
+    stopping.join(30)
+    assert not busy.is_running
+
+
 def test_one_timeout_holds_for_all_workers(
     queue: Queue, make_worker: MakeWorker, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +206,17 @@ def test_a_pool_is_not_idle_while_a_job_waits_or_runs(
         assert pool.wait_for_idle(timeout=0.01) is False
         gate.open()
         assert pool.wait_for_idle() is True
+
+
+def test_a_pool_is_not_idle_while_another_process_runs_a_job(
+    queue: Queue, make_worker: MakeWorker
+) -> None:
+    add_jobs(queue, 1)
+    queue.pop_job("another")
+    pool = WorkerPool([make_worker(nothing)])
+    assert pool.wait_for_idle(timeout=0) is False
+    queue.complete_job(1, 0)
+    assert pool.wait_for_idle(timeout=0) is True
 
 
 def test_a_pool_is_idle_while_a_job_only_waits_for_its_next_attempt(
