@@ -75,14 +75,14 @@ class _Signals:
 def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
     pool.start_all()
     while not signals.wait_for(1, STATS_EVERY):
-        output.say(_stats(pool))
+        _say_stats(pool)
     for each in pool.workers:
         each.request_stop()
     output.say("  Stopping: running jobs may end. A second signal gives them back.")
     while any(each.is_running for each in pool.workers):
         if signals.wait_for(2, SIGNALS_EVERY):
             _leave(pool, signals.received[-1])
-    output.say(_stats(pool))
+    _say_stats(pool)
 
 
 def _leave(pool: WorkerPool, number: int) -> None:
@@ -99,9 +99,14 @@ def _leave(pool: WorkerPool, number: int) -> None:
     os._exit(128 + number)
 
 
-def _stats(pool: WorkerPool) -> str:
-    totals, queue = pool.get_stats(), pool.workers[0].queue.get_stats()
-    return (
+def _say_stats(pool: WorkerPool) -> None:
+    try:
+        queue = pool.workers[0].queue.get_stats()
+    except QueueError as error:
+        output.say(f"  [Stats] {error}")
+        return
+    totals = pool.get_stats()
+    output.say(
         f"  [Stats] Pending: {queue['pending']} | Processed: {totals['total_processed']} | "
         f"Failed: {totals['total_failed']} | Circuit: {queue['circuit_state']}"
     )

@@ -100,7 +100,7 @@ class JobListRepository:
                 ~is_dead_letter,
             )
             .limit(limit)
-            .cte("old")
+            .cte("old", nesting=True)
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
         statement = delete(jobs).where(jobs.c.id.in_(select(old.c.id)))

@@ -48,7 +48,8 @@ _due = (
     .order_by(jobs.c.next_retry_at)
     .limit(PROMOTED_AT_ONCE)
     .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer and omits it
-    .cte("due")
+    # Within the subquery: a statement that begins with WITH has no rowcount in sqlite3.
+    .cte("due", nesting=True)
     # Else PostgreSQL may run it once a row, and then it has no limit.
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )

@@ -124,10 +124,10 @@ class Worker:
         """Begin to take jobs, or go on after a stop was asked for; harmless when it runs."""
         with self._lock:
             self._stopping.clear()
+            self._leaving.clear()
             if self._is_working:
                 self._state = WorkerState.RUNNING
                 return
-            self._leaving.clear()
             self._is_working = True
             self._state = WorkerState.STARTING
             self._started_at = utc_now()

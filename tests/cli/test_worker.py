@@ -279,6 +279,30 @@ def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
     assert "Error: A worker ended" in err
 
 
+def test_a_database_that_cannot_be_asked_does_not_end_the_worker(
+    start: Start, queue: Queue, tmp_path: Path, data_dir: Path
+) -> None:
+    (tmp_path / "talkative.py").write_text(
+        "from queue_max.cli import workers\nworkers.STATS_EVERY = 0.01\ndef work(payload): ...\n"
+    )
+    process = start("worker", "--function", "talkative:work")
+    read_until("[Stats]", process.stderr)
+    other = driver.choose().module.connect(data_dir / "shard_0.db", isolation_level=None)
+    try:
+        other.execute("ALTER TABLE fila RENAME TO away")
+        # The worker says so each time it looks; between two looks, statistics are due.
+        for _ in range(2):
+            read_until("waits", process.stderr)
+        other.execute("ALTER TABLE away RENAME TO fila")
+    finally:
+        other.close()
+    queue.enqueue({})
+    assert queue.wait_until_empty(30)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
 def test_jobs_that_fail_do_not_end_the_worker(
     start_worker: Start, queue: Queue, tmp_path: Path
 ) -> None:

@@ -279,7 +279,7 @@ def test_when_one_shard_is_damaged_the_error_carries_what_the_other_stored(
         intake.submit_many(items)
     assert caught.value.shard_id == 0
     assert [handle["shard_id"] for handle in caught.value.stored] == [1, 1, 1]
-    assert isinstance(caught.value.refusal, ShardDamagedError)
+    assert isinstance(caught.value.__cause__, ShardDamagedError)
     assert len(told) == 3
 
 

@@ -84,7 +84,8 @@ def start_process() -> Iterator[StartProcess]:
 
     def start(code: str, *arguments: object) -> OtherProcess:
         process = OtherProcess(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            # That a process with threads forks is just what some tests are about.
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

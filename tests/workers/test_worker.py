@@ -600,6 +600,20 @@ def test_what_a_job_does_after_it_was_handed_back_counts_no_more(
     assert (worker.get_stats()["processed"], worker.get_stats()["lost"]) == (0, 0)
 
 
+def test_a_worker_started_again_after_it_handed_its_job_back_stores_what_it_does_next(
+    queue: Queue, make_worker: MakeWorker, gate: Any, eventually: Eventually
+) -> None:
+    queue.enqueue({})
+    worker = make_worker(gate)
+    worker.start()
+    gate.await_entry()
+    worker.hand_back()
+    worker.start()
+    gate.open()
+    eventually(lambda: queue.get_stats()["completed"] == 1)
+    assert worker.get_stats()["processed"] == 1
+
+
 def test_a_job_on_its_last_attempt_is_buried_when_handed_back(
     queue: Queue, make_worker: MakeWorker, gate: Any
 ) -> None:
