@@ -346,6 +346,20 @@ def test_a_shard_that_refuses_to_be_written_does_not_hold_up_the_others(
     assert len(caplog.records) == 1
 
 
+@two_shards
+def test_a_shard_that_refuses_to_be_written_is_no_error_while_another_serves(
+    dispatch: DispatchService, add: Add, unwritable: Callable[[int], None]
+) -> None:
+    add(shard_id=0)
+    unwritable(0)
+    # Nothing is due in the other one at the moment, and what comes is not to wait for an outage.
+    assert dispatch.claim("worker-1") is None
+    [job_id] = add(shard_id=1)
+    job = dispatch.claim("worker-1")
+    assert job is not None
+    assert (job.shard_id, job.id) == (1, job_id)
+
+
 @limited
 def test_when_no_shard_can_be_written_the_caller_is_told_and_no_token_is_gone(
     dispatch: DispatchService,

@@ -1,11 +1,13 @@
+import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
 from support.clock import FakeClock
 
 from queue_max.domain.clock import from_text, to_text
+from queue_max.domain.events import Events
 from queue_max.domain.job import Job, JobStatus
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.services.dead_letters import DeadLetterService
@@ -247,3 +249,28 @@ def test_a_damaged_shard_does_not_keep_the_others_from_recovering(
     clock.advance(31)
     damage(bad)
     assert recovery.recover() == 1
+
+
+@pytest.mark.parametrize("busy_timeout_ms", [50])
+def test_what_was_recovered_before_a_shard_refused_is_counted(
+    recovery: RecoveryService,
+    add: Add,
+    claim: Claim,
+    events: Events,
+    locked: Callable[[int], AbstractContextManager[None]],
+    clock: FakeClock,
+) -> None:
+    add(250)
+    while claim():
+        pass
+    clock.advance(31)
+    told = itertools.count(1)
+    with ExitStack() as lock:
+
+        def lock_after_the_first_step(**_: object) -> None:
+            if next(told) == 200:
+                lock.enter_context(locked(0))
+
+        events.on("job_retried", lock_after_the_first_step)
+        assert recovery.recover() == 200
+    assert recovery.recover() == 50

@@ -130,6 +130,8 @@ def test_the_patience_of_one_writer_is_not_that_of_the_next(make_database: MakeD
 
     with database.writing(wait=0.5) as connection:
         assert connection.execute(text("SHOW lock_timeout")).scalar() == "500ms"
+    with database.reading() as connection:
+        assert connection.execute(text("SHOW lock_timeout")).scalar() == "0"
     with database.writing() as connection:
         assert connection.execute(text("SHOW lock_timeout")).scalar() == "12345ms"
 

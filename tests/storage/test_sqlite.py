@@ -267,6 +267,7 @@ def test_a_writer_that_waited_in_vain_is_told_that_the_shard_is_busy(
     with pytest.raises(ShardBusyError) as caught:
         run(database, "INSERT INTO t VALUES (2)")
     holder.tell("go on")
+    holder.wait()
 
     assert caught.value.shard_id == 3
     assert "locked" not in str(caught.value)
@@ -745,6 +746,7 @@ def keep_writing():
     while not ending.is_set():
         with queue.services.store.writing(0):
             time.sleep(0.02)
+        time.sleep(0.002)  # else it would keep all others, fork too, from their turn
 writer = threading.Thread(target=keep_writing)
 writer.start()
 statuses = []
