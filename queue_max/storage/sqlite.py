@@ -4,7 +4,6 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from queue_max.exceptions import (
     ShardError,
     ShardMissingError,
 )
-from queue_max.storage import driver
+from queue_max.storage import driver, forking
 from queue_max.storage.database import Database
 
 # Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
@@ -79,10 +78,11 @@ class SqliteDatabase(Database):
         self.path = path
         self._options = options
         self._busy_timeout = options.busy_timeout_ms / 1000
-        self._open_anew()
-        _all.add(self)
+        self.open_anew()
+        forking.watch(self)
 
-    def _open_anew(self) -> None:
+    def open_anew(self) -> None:
+        """Begin without any connection: at first, and in a child of fork."""
         self._engine = _engine(self.path, self._options)
         self._turn = threading.Lock()
         self._writer: Connection | None = None
@@ -213,8 +213,8 @@ class SqliteDatabase(Database):
             "it is not made anew, since its jobs would be lost",
         )
 
-    def _close_for_fork(self) -> None:
-        """Close all connections, and keep other threads from opening any until `_go_on`."""
+    def close_for_fork(self) -> None:
+        """Close all connections, and keep other threads from opening any until `go_on`."""
         self._turn.acquire()
         self._give_up_writer()
         with suppress(SQLAlchemyError):  # a file that cannot be opened needs no closing
@@ -222,7 +222,8 @@ class SqliteDatabase(Database):
                 self._kept.append(self._engine.raw_connection())
                 self._kept[-1].invalidate()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Let threads open connections again, in the parent of a fork."""
         for connection in self._kept:
             connection.close()
         self._kept = []
@@ -292,33 +293,3 @@ def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction
 
 def _primary_code(error: BaseException | None) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-# SQLite remembers in memory which locks a process has on a file. A child of fork would trust that
-# memory and take none itself, so that its commits are lost: no file is open while a process forks.
-_all: "weakref.WeakSet[SqliteDatabase]" = weakref.WeakSet()
-_closed_for_fork: list[SqliteDatabase] = []
-
-
-def _before_fork() -> None:
-    for database in list(_all):
-        database._close_for_fork()
-        _closed_for_fork.append(database)
-
-
-def _after_fork_in_parent() -> None:
-    while _closed_for_fork:
-        _closed_for_fork.pop()._go_on()
-
-
-def _after_fork_in_child() -> None:
-    while _closed_for_fork:
-        _closed_for_fork.pop()._open_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
