@@ -79,8 +79,10 @@ def main() -> None:
             {"payload": {"path": path}, "retry_delay": 1} for path in files - known_files(queue)
         )
         begun, done_before = time.monotonic(), finished(queue)
-        workers = [start_worker() for _ in range(WORKERS)]
+        workers: list[subprocess.Popen[bytes]] = []
         try:
+            for _ in range(WORKERS):
+                workers.append(start_worker())
             watch(queue, workers, len(files))
         finally:
             for worker in workers:
@@ -200,8 +202,6 @@ def report() -> Iterator[sqlite3.Connection]:
     """Open the report for one transaction."""
     HOME.mkdir(exist_ok=True)
     with closing(sqlite3.connect(REPORT, timeout=60)) as db, db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
         yield db
 
 

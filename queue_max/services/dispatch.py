@@ -76,17 +76,17 @@ class DispatchService:
                 unit.jobs.promote_due()
                 return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
 
-        refusals, tried = [], 0
+        refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
-            tried += 1
             if isinstance(outcome, ShardError):
                 self._unwritable.note(shard_id, outcome)
-                refusals.append(outcome)
+                if not isinstance(outcome, ShardBusyError):
+                    refusals.append(outcome)
                 continue
             self._unwritable.forget(shard_id)
             if outcome is not None:
                 return outcome
-        if len(refusals) == tried and not any(isinstance(e, ShardBusyError) for e in refusals):
+        if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
         return None
 

@@ -11,6 +11,9 @@ from queue_max.repositories.unit_of_work import Store
 
 logger = logging.getLogger(__name__)
 
+LOCKED_SHARD_WAIT = 1.0
+"""Seconds to wait for a locked shard: the next round, for all others too, must not come late."""
+
 
 class LeaseService:
     """Prolongs the leases of all jobs that run in this process, in one statement a shard."""
@@ -43,7 +46,7 @@ class LeaseService:
                 unit.jobs.renew(by_shard[shard_id])
                 self.last_renewal = unit.now
 
-        for _shard_id, outcome in self._store.visit(by_shard, renew_in):
+        for _shard_id, outcome in self._store.visit(by_shard, renew_in, LOCKED_SHARD_WAIT):
             if isinstance(outcome, ShardError):
                 logger.warning("leases not renewed, another try follows: %s", outcome)
 

@@ -35,16 +35,16 @@ class RecoveryService:
         A job is due again at once the first time its worker died, later by its back-off; always
         at once when asked for.
         """
-
-        def recover_in(shard_id: int, wait: float | None) -> int:
-            return sum(iter(lambda: self._recover_some(shard_id, wait, at_once), 0))
-
         recovered = 0
+
+        def recover_in(shard_id: int, wait: float | None) -> None:
+            nonlocal recovered
+            while step := self._recover_some(shard_id, wait, at_once):
+                recovered += step
+
         for _shard_id, outcome in self._store.visit(self._store.shard_ids, recover_in):
             if isinstance(outcome, ShardError):
                 logger.warning("no recovery there now, another try follows: %s", outcome)
-            else:
-                recovered += outcome
         return recovered
 
     def _recover_some(self, shard_id: int, wait: float | None, at_once: bool) -> int:

@@ -124,8 +124,13 @@ class SqliteDatabase(Database):
 
         Raises ShardError where the file system does not allow it, as over a network.
         """
+        deadline = time.monotonic() + self._busy_timeout
         with self._cursor() as cursor:
-            mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            # The switch fails at once where others are just opening the file: no busy timeout.
+            while (mode := _switch_to_wal(cursor)) is None and time.monotonic() < deadline:
+                _pause()
+        if mode is None:
+            raise ShardBusyError(self.shard_id, "others keep it from getting a write-ahead log")
         if mode != "wal":
             raise ShardError(
                 self.shard_id,
@@ -288,7 +293,21 @@ def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction
         except OperationalError as error:
             if _primary_code(error.orig) != _BUSY or time.monotonic() >= deadline:
                 raise
-        time.sleep(random.uniform(0.0005, 0.0015))  # noqa: S311 - no secret depends on it
+        _pause()
+
+
+def _switch_to_wal(cursor: Any) -> str | None:
+    """Give the journal mode after the try; None when somebody was in the way."""
+    try:
+        return str(cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+    except driver.choose().module.OperationalError as error:
+        if _primary_code(error) not in {_BUSY, _LOCKED}:
+            raise
+        return None
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0.0005, 0.0015))  # noqa: S311 - no secret depends on it
 
 
 def _primary_code(error: BaseException | None) -> int:

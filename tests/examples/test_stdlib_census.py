@@ -36,17 +36,26 @@ def start(script: Path) -> "subprocess.Popen[str]":
     )
 
 
+def has_begun(script: Path) -> bool:
+    """Tell whether it is beyond loading its modules."""
+    return (script.parents[1] / ".demo").exists()
+
+
 def counted(script: Path) -> int:
-    with closing(sqlite3.connect(script.parents[1] / ".demo" / "report.db")) as db:
+    report = script.parents[1] / ".demo" / "report.db"
+    if not report.exists():
+        return 0
+    with closing(sqlite3.connect(report, timeout=60)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
+            return 0
         return int(db.execute("SELECT count(*) FROM files").fetchone()[0])
 
 
 def test_a_census_that_is_stopped_goes_on_and_counts_each_file_once(script: Path) -> None:
-    for seconds in (0.1, 2.0, 3.5):
+    for enough in (0, 200, 500):
         run = start(script)
-        while not (script.parents[1] / ".demo").exists():  # until then, Python loads modules
-            time.sleep(0.01)
-        time.sleep(seconds)  # any moment will do
+        while counted(script) < enough or not has_begun(script):
+            time.sleep(0.02)
         run.send_signal(signal.SIGINT)
         said, _ = run.communicate(timeout=60)
         assert run.returncode == 128 + signal.SIGINT, said

@@ -1,5 +1,7 @@
 import itertools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -234,6 +236,30 @@ def test_a_locked_shard_does_not_keep_the_others_from_recovering(
     assert find(jobs[bad].id, shard_id=bad) == jobs[bad]
     assert any(f"shard {bad}" in record.getMessage() for record in caplog.records)
     assert recovery.recover() == 1
+
+
+@two_shards
+@pytest.mark.parametrize("busy_timeout_ms", [6_000])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_nor_do_the_others_wait_until_it_gives_in(
+    recovery: RecoveryService,
+    start: Start,
+    find: Find,
+    locked: Callable[[int], AbstractContextManager[None]],
+    clock: FakeClock,
+    bad: int,
+) -> None:
+    jobs = [start(shard_id=shard_id) for shard_id in range(2)]
+    clock.advance(31)
+    other = jobs[1 - bad]
+    with ThreadPoolExecutor(1) as thread:
+        with locked(bad):
+            recovered = thread.submit(recovery.recover)
+            deadline = time.monotonic() + 4
+            while find(other.id, shard_id=other.shard_id) == other:
+                assert time.monotonic() < deadline, "it waits for the locked one"
+                time.sleep(0.01)
+        assert recovered.result() == 2
 
 
 @two_shards
