@@ -25,10 +25,18 @@ def script(tmp_path: Path) -> Path:
     return Path(shutil.copy(CHECKOUT / "examples" / "stdlib_census.py", folder))
 
 
+# Where tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def start(script: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     return subprocess.Popen(
-        [sys.executable, script],
+        [sys.executable, "-c", LISTENING, script],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -456,6 +456,23 @@ def test_a_pool_stops_in_time_although_it_is_just_removing_a_busy_worker(
     assert not stopping.is_alive()
 
 
+def test_stopping_waits_for_a_worker_that_was_scaled_away_in_the_midst_of_its_job(
+    queue: Queue, make_worker: MakeWorker, gate: Any, make_pool: Callable[..., WorkerPool]
+) -> None:
+    add_jobs(queue, 1)
+    busy, idle = make_worker(gate, "busy"), make_worker(nothing, "idle")
+    busy.start()
+    gate.await_entry()
+    pool = make_pool([idle, busy])
+    pool.start_all()
+    pool.scale()
+    assert names(pool) == ["idle"]
+    assert pool.stop_all(timeout=0.01) is False
+    gate.open()
+    assert pool.stop_all(30) is True
+    assert queue.get_stats()["completed"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
