@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ def cli() -> Callable[..., Result]:
 
 @pytest.fixture
 def start(program: list[str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start the program with pipes; none outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+    """Start the program with pipes; none outlives the test, nor a minute."""
+    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
 
     def popen(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
         defaults: dict[str, Any] = {
@@ -52,11 +53,14 @@ def start(program: list[str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]
             "stderr": subprocess.PIPE,
             "text": True,
         }
-        started.append(subprocess.Popen([*program, *map(str, arguments)], **defaults | options))
-        return started[-1]
+        process = subprocess.Popen([*program, *map(str, arguments)], **defaults | options)
+        started.append((process, threading.Timer(60, process.kill)))
+        started[-1][1].start()
+        return process
 
     yield popen
-    for process in started:
+    for process, end in started:
+        end.cancel()
         process.kill()
         process.communicate()
 

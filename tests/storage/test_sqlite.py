@@ -769,10 +769,11 @@ queue.close()
         (FORK, ["0 7", "7"]),
         (FORK_AND_LEAVE_FIRST, ["0 7"]),
         (FORK_WHILE_A_THREAD_WRITES, ["[0, 0, 0, 0] 4"]),
+        (FORK_WHILE_A_THREAD_WRITES.replace("writing(0)", "reading(0)"), ["[0, 0, 0, 0] 4"]),
     ],
-    ids=["parent goes on", "parent leaves first", "a thread of the parent writes"],
+    ids=["parent goes on", "parent leaves first", "a thread writes", "a thread reads"],
 )
 def test_a_child_of_fork_may_go_on_using_the_queue(
     data_dir: Path, start_process: StartProcess, code: str, lines: list[str]
 ) -> None:
-    assert start_process(code, data_dir).output(timeout=10) == lines
+    assert start_process(code, data_dir).output(timeout=60) == lines
