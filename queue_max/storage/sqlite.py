@@ -84,7 +84,7 @@ class SqliteDatabase(Database):
     def open_anew(self) -> None:
         """Begin without any connection: at first, and in a child of fork."""
         self._engine = _engine(self.path, self._options)
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._writer: Connection | None = None
         self._file: int | None = None
         self._kept: list[PoolProxiedConnection] = []
@@ -106,7 +106,9 @@ class SqliteDatabase(Database):
                 with _begin_immediate(connection, deadline):
                     self._require_file()
                     yield connection
-            except DBAPIError:
+            except BaseException:
+                # A Ctrl-C may have come amid BEGIN or ROLLBACK: such a connection would keep
+                # the shard locked. After an error of the database it is as doubtful.
                 self._give_up_writer()
                 raise
 
@@ -169,12 +171,15 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def _turn_to_write(self, deadline: float) -> Iterator[None]:
-        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise ShardBusyError(self.shard_id, "other threads of this process are writing")
         try:
+            if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise ShardBusyError(self.shard_id, "other threads of this process are writing")
             yield
         finally:
-            self._turn.release()
+            # A Ctrl-C may come between acquiring and noting it: only the lock itself knows whose
+            # turn it is, and refuses who does not have it.
+            with suppress(RuntimeError):
+                self._turn.release()
 
     def _writing_connection(self) -> Connection:
         if self._writer is None:
@@ -186,10 +191,10 @@ class SqliteDatabase(Database):
 
     def _give_up_writer(self) -> None:
         """Open a new connection for the next turn: after an error, the old one is doubtful."""
-        if self._writer is not None:
-            self._writer.invalidate()
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.invalidate()
+            writer.close()
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
