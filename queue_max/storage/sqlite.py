@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
 
 from queue_max.domain.clock import utc_now
 from queue_max.exceptions import (
@@ -24,8 +24,9 @@ from queue_max.exceptions import (
     ShardError,
     ShardMissingError,
 )
-from queue_max.storage import driver, forking
+from queue_max.storage import driver
 from queue_max.storage.database import Database
+from queue_max.storage.forking import watch, working_with_files
 
 # Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
 _BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
@@ -79,7 +80,7 @@ class SqliteDatabase(Database):
         self._options = options
         self._busy_timeout = options.busy_timeout_ms / 1000
         self.open_anew()
-        forking.watch(self)
+        watch(self)
 
     def open_anew(self) -> None:
         """Begin without any connection: at first, and in a child of fork."""
@@ -87,12 +88,11 @@ class SqliteDatabase(Database):
         self._turn = threading.RLock()
         self._writer: Connection | None = None
         self._file: int | None = None
-        self._kept: list[PoolProxiedConnection] = []
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the file; writers do not wait for it."""
-        with self._speaking_of_shards(), self._engine.connect() as connection:
+        with working_with_files(), self._speaking_of_shards(), self._engine.connect() as connection:
             self._require_file()
             yield connection
 
@@ -100,7 +100,7 @@ class SqliteDatabase(Database):
     def writing(self, wait: float | None = None) -> Iterator[Connection]:
         """Take the turn to write, in this process and among all others."""
         deadline = time.monotonic() + (self._busy_timeout if wait is None else wait)
-        with self._speaking_of_shards(), self._turn_to_write(deadline):
+        with working_with_files(), self._speaking_of_shards(), self._turn_to_write(deadline):
             connection = self._writing_connection()
             try:
                 with _begin_immediate(connection, deadline):
@@ -118,7 +118,8 @@ class SqliteDatabase(Database):
 
     def vacuum(self) -> None:
         """Rebuild the file without the pages that are free; needs room for a second copy."""
-        with self._turn_to_write(time.monotonic() + self._busy_timeout), self._cursor() as cursor:
+        deadline = time.monotonic() + self._busy_timeout
+        with working_with_files(), self._turn_to_write(deadline), self._cursor() as cursor:
             cursor.execute("VACUUM")
 
     def use_wal(self) -> None:
@@ -141,8 +142,9 @@ class SqliteDatabase(Database):
             )
 
     def checkpoint(self) -> bool:
-        """Move the WAL into the file and empty it; False when readers were in the way."""
-        with self._turn_to_write(time.monotonic() + self._busy_timeout), self._cursor() as cursor:
+        """Move the WAL into the file and empty it; False when others were in the way."""
+        deadline = time.monotonic() + self._busy_timeout
+        with working_with_files(), self._turn_to_write(deadline), self._cursor() as cursor:
             cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
             try:
                 busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -164,7 +166,7 @@ class SqliteDatabase(Database):
 
     def close(self) -> None:
         """Close all connections; a transaction that runs is let finish first."""
-        with self._turn:
+        with working_with_files(), self._turn:
             self._give_up_writer()
             self._engine.dispose()
             self._file = None
@@ -176,10 +178,11 @@ class SqliteDatabase(Database):
                 raise ShardBusyError(self.shard_id, "other threads of this process are writing")
             yield
         finally:
-            # A Ctrl-C may come between acquiring and noting it: only the lock itself knows whose
-            # turn it is, and refuses who does not have it.
+            # A Ctrl-C may come between acquiring and noting it, or between two lines of this very
+            # block: only the lock knows how often this thread has it, and refuses who has not.
             with suppress(RuntimeError):
-                self._turn.release()
+                while True:
+                    self._turn.release()
 
     def _writing_connection(self) -> Connection:
         if self._writer is None:
@@ -199,7 +202,7 @@ class SqliteDatabase(Database):
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         """Give a cursor of the driver, for what SQLite refuses inside of a transaction."""
-        with self._speaking_of_shards(), self._engine.connect() as connection:
+        with working_with_files(), self._speaking_of_shards(), self._engine.connect() as connection:
             try:
                 yield connection.connection.cursor()
             except driver.choose().module.Error as error:
@@ -209,7 +212,7 @@ class SqliteDatabase(Database):
         """Refuse to go on with a file that was removed or replaced: what it is told is lost."""
         try:
             found = os.stat(self.path).st_ino
-        except FileNotFoundError:
+        except OSError:
             found = None
         if self._file is None:
             self._file = found
@@ -224,20 +227,9 @@ class SqliteDatabase(Database):
         )
 
     def close_for_fork(self) -> None:
-        """Close all connections, and keep other threads from opening any until `go_on`."""
-        self._turn.acquire()
+        """Close all connections; no other thread has one, or gets one, until the fork is over."""
         self._give_up_writer()
-        with suppress(SQLAlchemyError):  # a file that cannot be opened needs no closing
-            while len(self._kept) < _CONNECTIONS:
-                self._kept.append(self._engine.raw_connection())
-                self._kept[-1].invalidate()
-
-    def go_on(self) -> None:
-        """Let threads open connections again, in the parent of a fork."""
-        for connection in self._kept:
-            connection.close()
-        self._kept = []
-        self._turn.release()
+        self._engine.dispose()
 
     def _translate(self, error: DBAPIError) -> ShardError:
         return self._explain(error.orig)
@@ -279,6 +271,13 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
         cursor = connection.cursor()
         for name, value in pragmas.items():
             cursor.execute(f"PRAGMA {name} = {value}")
+
+    @event.listens_for(engine, "invalidate")
+    def undo(connection: Any, _record: object, _exception: object) -> None:
+        # Closing alone keeps its locks for as long as anything refers to a statement of it, as
+        # the traceback of a Ctrl-C does.
+        with suppress(module.Error):
+            connection.rollback()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
