@@ -52,6 +52,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except QueueError as error:
             raise Fault(str(error), _exit_code(error)) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Fault(str(error), FAILURE) from error
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:

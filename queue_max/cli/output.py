@@ -26,7 +26,8 @@ def say(words: str) -> None:
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: drawn by rich for a person, where it is installed, plain text else."""
     cells = [[_showable(str(cell)) for cell in row] for row in rows]
-    if not (sys.stdout.isatty() and _draw(headers, cells)):
+    is_watched = sys.stdout is not None and sys.stdout.isatty()
+    if not (is_watched and _draw(headers, cells)):
         _print_plainly(headers, cells)
 
 
@@ -53,7 +54,7 @@ def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 def _showable(text: str) -> str:
     """Escape what stdout has no form for, such as lone surrogates."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be closed
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -94,8 +95,9 @@ def _leave(pool: WorkerPool, number: int) -> None:
         except QueueError as error:
             output.say(f"  Not given back, the job runs again when its lease is over: {error}")
     output.say(f"  Gave {given_back} running job(s) back.")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # it may be closed, or nobody reads it any more
+            stream.flush()
     os._exit(128 + number)
 
 

@@ -37,7 +37,7 @@ class Events:
         """
         if getattr(self._thread, "silences", 0):
             return
-        for callback in self._callbacks[event]:
+        for callback in tuple(self._callbacks[event]):
             try:
                 callback(**facts)
             except BaseException as error:

@@ -17,7 +17,7 @@ _STATUS_IN_TEXT = re.compile(
     rf"^\s*(?P<leading>[45]\d\d)(?=\s*$|\s*[:,-]|\s+(?:[A-Z]|(?i:{_PHRASES})\b))"
     # "HTTP 500", "HTTP/1.1 503", "HTTP Error 404", "status code: 429", "status_code=429"
     r"|(?i:\b(?:HTTP(?:/\d(?:\.\d)?)?(?:\s+(?:error|status))?|status(?:[\s_]?code)?))"
-    r"\s*[:=]?\s*(?P<named>[45]\d\d)\b"
+    r"\s{0,8}[:=]?\s{0,8}(?P<named>[45]\d\d)\b"
 )
 
 
@@ -67,21 +67,21 @@ def http_status(error: BaseException) -> int | None:
             value = _attribute(bearer, name)
             if isinstance(value, int) and 400 <= value <= 599:
                 return int(value)
-    found = _STATUS_IN_TEXT.search(_message(error))
+    found = _STATUS_IN_TEXT.search(_message(error)[:MAX_MESSAGE])
     return int(found["leading"] or found["named"]) if found else None
 
 
 def _attribute(bearer: object, name: str) -> object:
     try:
         return getattr(bearer, name, None)
-    except Exception:  # user code: a property may raise
+    except BaseException:  # user code: a property may raise anything
         return None
 
 
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # user code: a __str__ that raises must not hide the failure
+    except BaseException:  # user code: a __str__ that raises must not hide the failure
         return f"<{type(error).__name__} whose text cannot be read>"
 
 

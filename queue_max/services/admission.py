@@ -21,14 +21,15 @@ class Permit:
 class Admission:
     """Lets jobs start, and lets the breaker know how they ended.
 
-    While the circuit is half open only its probe speaks for it: other jobs, begun before it
+    While the circuit is half open only its probes speak for it (a second one goes when the first
+    takes longer than the recovery timeout): other jobs, begun before it
     opened, may still end well or badly, and say nothing about now.
     """
 
     def __init__(self, limiter: RateLimiter, breaker: CircuitBreaker) -> None:
         self._limiter = limiter
         self._breaker = breaker
-        self._probe: Lease | None = None
+        self._probes: set[Lease] = set()
         self._lock = threading.Lock()
 
     def admit(self, patience: float) -> Permit | None:
@@ -52,12 +53,13 @@ class Admission:
         """Note the job that was admitted."""
         if permit.is_probe:
             with self._lock:
-                self._probe = lease
+                self._probes.add(lease)
 
     def succeeded(self, lease: Lease) -> None:
         """Tell the breaker that a job is done."""
         if self._speaks_for_circuit(lease):
             self._breaker.record_success()
+            self._forget_probes()
 
     def failed(self, lease: Lease, error: BaseException | str) -> None:
         """Tell the breaker that a job failed; its own fault counts for nothing."""
@@ -67,6 +69,7 @@ class Admission:
             self._breaker.release()
         else:
             self._breaker.record_failure()
+            self._forget_probes()
 
     def handed_back(self, lease: Lease) -> None:
         """Note that a job ended without an outcome: if it was the probe, another one may go."""
@@ -81,11 +84,15 @@ class Admission:
         if permit.is_probe:
             self._breaker.release()
 
+    def _forget_probes(self) -> None:
+        """Let no probe that is still out speak for what the circuit has become."""
+        with self._lock:
+            self._probes.clear()
+
     def _speaks_for_circuit(self, lease: Lease) -> bool:
         if self._breaker.state is CircuitState.CLOSED:
             return True
         with self._lock:
-            is_probe = self._probe == lease
-            if is_probe:
-                self._probe = None
+            is_probe = lease in self._probes
+            self._probes.discard(lease)
             return is_probe

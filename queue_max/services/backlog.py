@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from queue_max.domain.events import Events
-from queue_max.exceptions import ShardError
+from queue_max.exceptions import QueueError
 from queue_max.repositories.unit_of_work import Store
 
 RECOUNT_AFTER = 1.0
@@ -59,7 +59,7 @@ class BacklogAlarm:
         """Count what waits, no further than one beyond the threshold."""
         waiting = 0
         for shard_id in self._store.shard_ids:
-            with suppress(ShardError), self._store.reading(shard_id) as unit:
+            with suppress(QueueError), self._store.reading(shard_id) as unit:
                 waiting += unit.job_lists.count_waiting(self._threshold + 1)
             if waiting > self._threshold:
                 break
@@ -68,7 +68,7 @@ class BacklogAlarm:
     def _total(self) -> int:
         total = 0
         for shard_id in self._store.shard_ids:
-            with suppress(ShardError), self._store.reading(shard_id) as unit:
+            with suppress(QueueError), self._store.reading(shard_id) as unit:
                 counts = unit.job_lists.counts()
                 total += counts.pending + counts.scheduled
         return total

@@ -59,6 +59,8 @@ class IntakeService:
         The file is read twice, line by line: first to check it, so that nothing is taken of a
         bad one, which raises InvalidJobError with the number of its line.
         """
+        if not path.is_file():
+            raise InvalidJobError(f"{path} is not a regular file: it could not be read twice")
         if not skip_bad_lines:
             for _job in self._checked(read_jobs(path, file_format), skip_bad_lines):
                 pass

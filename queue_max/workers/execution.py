@@ -5,12 +5,12 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.job import Job, JobResult
-from queue_max.exceptions import JobTimeoutError
+from queue_max.exceptions import JobTimeoutError, Permanent
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,17 @@ def run(function: ProcessFunction, job: Job, timeout: float | None = None) -> Jo
 def _call(function: ProcessFunction, job: Job) -> JobResult:
     try:
         result = function(job.payload)
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_wait_for(result))
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise Permanent("the function is a generator: nothing of it has run")
     except BaseException as error:  # user code: even SystemExit is the job's end, not ours
         return JobResult(success=False, error=error)
     return JobResult(success=True, result=result)
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 def _call_within(function: ProcessFunction, job: Job, timeout: float) -> JobResult:

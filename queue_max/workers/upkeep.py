@@ -41,10 +41,12 @@ class Upkeep:
 
     def _start(self) -> None:
         settings = self._services.settings
+        # However the settings are, a lease has three chances to be renewed before it is over.
+        heartbeat_ms = min(settings.heartbeat_interval_ms, settings.stuck_timeout_ms / 3)
         self._loops = [
             Repeater(
                 "queue-max-heartbeat",
-                settings.heartbeat_interval_ms / 1000,
+                heartbeat_ms / 1000,
                 self._services.leases.renew,
             ),
             Repeater(

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,11 @@ def test_only_enqueue_makes_a_queue(cli: Cli, data_dir: Path, command: str) -> N
     assert (result.exit_code, result.stdout) == (4, "")
     assert "there is no queue" in result.stderr
     assert not data_dir.exists()
+
+
+def test_a_file_that_cannot_be_read_twice_is_refused(
+    cli: Cli, queue: Queue, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "not a regular file" in cli("enqueue", "--file", pipe).stderr

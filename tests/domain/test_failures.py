@@ -8,6 +8,7 @@ from urllib.error import HTTPError
 import pytest
 
 from queue_max.domain.failures import (
+    MAX_MESSAGE,
     Failure,
     http_status,
     is_callers_fault,
@@ -300,3 +301,8 @@ def test_a_text_that_no_database_takes_is_kept_in_one_that_all_take(text: str) -
             assert part.encode().decode() == part
         assert "a" in failure.message
         assert "b" in failure.message
+
+
+def test_a_status_is_looked_for_in_the_part_of_a_text_that_is_kept() -> None:
+    assert is_retryable_error(ValueError(" " * MAX_MESSAGE + "HTTP 404"))
+    assert not is_retryable_error(ValueError("HTTP 404" + " " * MAX_MESSAGE))

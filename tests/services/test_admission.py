@@ -337,10 +337,9 @@ def test_a_probe_that_is_lost_is_followed_by_another_in_time(
     assert breaker.state is CLOSED
 
 
-def test_a_probe_that_was_replaced_says_nothing_any_more(
+def test_a_probe_that_takes_longer_than_the_circuit_waits_still_closes_it(
     dispatch: DispatchService,
     settlement: SettlementService,
-    retry: RetryService,
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
@@ -351,11 +350,31 @@ def test_a_probe_that_was_replaced_says_nothing_any_more(
     clock.advance(60)
     slow = started(dispatch)
     clock.advance(60)
-    probe = started(dispatch)
+    assert started(dispatch)
+    settlement.complete(slow.id, 0)
+    assert breaker.state is CLOSED
+
+
+def test_a_probe_of_an_earlier_opening_says_nothing_about_this_one(
+    dispatch: DispatchService,
+    settlement: SettlementService,
+    retry: RetryService,
+    trip: Callable[[], None],
+    add: Add,
+    clock: FakeClock,
+    breaker: CircuitBreaker,
+) -> None:
+    trip()
+    add(5)
+    clock.advance(60)
+    slow = started(dispatch)
+    clock.advance(60)
+    retry.settle(started(dispatch).id, 0, "still down")
+    assert breaker.state is OPEN
+    clock.advance(60)
+    assert started(dispatch)
     settlement.complete(slow.id, 0)
     assert breaker.state is HALF_OPEN
-    retry.settle(probe.id, 0, "still down")
-    assert breaker.state is OPEN
 
 
 def test_a_job_that_was_admitted_before_the_circuit_opened_is_no_probe(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from queue_max import Job, JobResult, JobTimeoutError, is_retryable_error
+from queue_max import Job, JobResult, JobTimeoutError, Permanent, is_retryable_error
 from queue_max.workers.execution import run
 
 # A time limit that no job here reaches, and one that all reach that block.
@@ -155,3 +155,12 @@ def test_a_function_that_outlived_its_time_does_not_keep_the_process_alive(job: 
 def test_without_a_limit_the_function_runs_in_the_thread_of_its_worker(job: Job) -> None:
     outcome = run(lambda payload: threading.current_thread(), job)
     assert outcome.result is threading.current_thread()
+
+
+def test_a_generator_has_done_nothing_and_that_is_the_jobs_failure() -> None:
+    def later(payload: dict[str, Any]) -> Any:
+        yield payload
+
+    outcome = run(later, Job(1, {}))
+
+    assert isinstance(outcome.error, Permanent)

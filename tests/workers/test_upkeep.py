@@ -119,3 +119,21 @@ def test_an_upkeep_does_not_keep_its_queue(data_dir: object) -> None:
     del queue, upkeep
     gc.collect()
     assert gone() is None
+
+
+def test_leases_are_renewed_in_time_whatever_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue, eventually: Eventually
+) -> None:
+    monkeypatch.setenv("HEARTBEAT_INTERVAL", "600000")
+    monkeypatch.setenv("STUCK_TIMEOUT", "60")
+    queue = make_queue(shards=1)
+    queue.enqueue({})
+    job = queue.pop_job("w")
+    assert job is not None
+    queue.services.leases.hold(job.lease)
+    upkeep = Upkeep.of(queue)
+    upkeep.join()
+    try:
+        eventually(lambda: queue.services.leases.last_renewal)
+    finally:
+        upkeep.leave()
