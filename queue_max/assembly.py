@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from queue_max import forking
 from queue_max.domain.events import Events
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import QueueNotFoundError
@@ -86,6 +87,7 @@ def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True)
     housekeeping = Repeater("queue-max-housekeeping", INTERVAL, checkpointer.run)
     if driver.choose().has_wal_reset_bug:
         housekeeping.start()
+        forking.in_child(housekeeping.go_on)
 
     store = Store(shards)
 

@@ -22,6 +22,12 @@ class Repeater:
         self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
         self._thread.start()
 
+    def go_on(self) -> None:
+        """Start the loop again if it ran: a child of fork has not inherited its thread."""
+        if self._thread is not None and not self._ending.is_set():
+            self._ending = threading.Event()
+            self.start()
+
     def stop(self, timeout: float | None = None) -> None:
         """End the loop and wait for it; harmless when it was never started."""
         self._ending.set()

@@ -1,14 +1,13 @@
 """A circuit breaker that keeps work away from something that fails."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ParamSpec, TypeVar
 
-from queue_max import checks
+from queue_max import checks, forking
 from queue_max.exceptions import CircuitBreakerOpenError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class CircuitBreaker:
         self._on_state_change = on_state_change
         self._failure_predicate = failure_predicate
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._state = CircuitState.CLOSED
         self._failure_count = 0
         self._opened_at = 0.0

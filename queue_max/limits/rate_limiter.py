@@ -1,13 +1,12 @@
 """A token bucket that hands out permissions at a bounded rate."""
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from queue_max import checks
+from queue_max import checks, forking
 from queue_max.exceptions import ConfigurationError, RateLimitError
 
 _NANOSECONDS = 10**9
@@ -63,7 +62,7 @@ class RateLimiter:
         self._burst = burst_capacity
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         # The level is counted in whole shares of a token, of which each nanosecond adds
         # `rate_limit`: sums of integers stay exact, where floats would grant a token too many.
         self._token = _SECONDS[self._unit] * _NANOSECONDS

@@ -1,8 +1,8 @@
 """The gates a job passes before it starts: the circuit breaker, then the rate limiter."""
 
-import threading
 from dataclasses import dataclass
 
+from queue_max import forking
 from queue_max.domain.failures import is_callers_fault
 from queue_max.domain.job import Lease
 from queue_max.exceptions import RateLimitError
@@ -30,7 +30,7 @@ class Admission:
         self._limiter = limiter
         self._breaker = breaker
         self._probes: set[Lease] = set()
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
 
     def admit(self, patience: float) -> Permit | None:
         """Take what one job needs to start; waits up to `patience` seconds for a token."""

@@ -1,10 +1,10 @@
 """The alert that too many jobs wait, without counting them all for each new one."""
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from queue_max import forking
 from queue_max.domain.events import Events
 from queue_max.exceptions import QueueError
 from queue_max.repositories.unit_of_work import Store
@@ -31,7 +31,7 @@ class BacklogAlarm:
         self._events = events
         self._threshold = threshold
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._room = 0
         self._counted_at = -RECOUNT_AFTER
         self._is_ringing = False
@@ -46,7 +46,8 @@ class BacklogAlarm:
             if self._is_ringing and now - self._counted_at < RECOUNT_AFTER:
                 return
             self._counted_at = now
-            waiting = self._count()
+        waiting = self._count()  # asks the shards: nobody should wait for that
+        with self._lock:
             self._room = self._threshold - waiting
             was_ringing, self._is_ringing = self._is_ringing, waiting > self._threshold
             rings = self._is_ringing and not was_ringing

@@ -1,10 +1,10 @@
 """The leases this process holds, and keeping them."""
 
 import logging
-import threading
 from collections import defaultdict
 from datetime import datetime
 
+from queue_max import forking
 from queue_max.domain.job import Lease
 from queue_max.exceptions import ShardError
 from queue_max.repositories.unit_of_work import Store
@@ -21,7 +21,8 @@ class LeaseService:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._held: set[Lease] = set()
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
+        forking.in_child(self._forget)
         self.last_renewal: datetime | None = None
 
     def hold(self, lease: Lease) -> None:
@@ -33,6 +34,10 @@ class LeaseService:
         """Keep it no longer."""
         with self._lock:
             self._held.discard(lease)
+
+    def _forget(self) -> None:
+        """Keep nothing, in a child of fork: the jobs run in the parent."""
+        self._held.clear()
 
     def renew(self) -> None:
         """Prolong all that are held; a shard that cannot be reached does not harm the others."""

@@ -1,7 +1,7 @@
-"""Checkpoints where SQLite's own are not safe: one process makes them, and alone with the file.
+"""Checkpoints where SQLite's own are not safe: under the write lock, so that no commit meets them.
 
-A TRUNCATE checkpoint holds the write lock, so no commit can meet it; that is what keeps the
-WAL-reset bug away (see `storage.driver`).
+That is what keeps the WAL-reset bug away (see `storage.driver`). One process makes them for all;
+the others help only where it does not, as when it is stopped.
 """
 
 import logging
@@ -9,8 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from queue_max import forking
 from queue_max.exceptions import ShardError
-from queue_max.storage.sqlite import SqliteDatabase
+from queue_max.storage.sqlite import WAL_LIMIT, SqliteDatabase
 
 try:
     import fcntl
@@ -20,29 +21,33 @@ except ImportError:  # Windows: every process checkpoints; the write lock keeps 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between two looks at the size of the WALs."""
+"""Seconds between two looks at the WALs."""
 
 _ENOUGH = 1000 * 4096  # bytes; SQLite's own default, 1000 pages
 
 
 class Checkpointer:
-    """Empties the WALs of a directory while it holds the directory's `maintenance.lock`."""
+    """Moves the WALs of a directory into their files; who holds `maintenance.lock` does it."""
 
     def __init__(self, directory: Path, databases: Sequence[SqliteDatabase]) -> None:
         self._lock_path = directory / "maintenance.lock"
         self._databases = databases
         self._lock: int | None = None
+        self._done: dict[SqliteDatabase, int] = {}
+        forking.in_child(self.close)
 
     def run(self) -> None:
-        """Checkpoint what has grown, if this process is, or can become, the one to do it."""
-        if not self._is_elected():
-            return
+        """Checkpoint what has grown and was written to since it was last done."""
+        enough = _ENOUGH if self._is_elected() else 2 * WAL_LIMIT
         for database in self._databases:
-            if database.wal_bytes() >= _ENOUGH:
-                try:
-                    database.checkpoint()
-                except ShardError as error:
-                    logger.warning("no checkpoint now, another try follows: %s", error)
+            size, written_at = database.wal()
+            if size < enough or self._done.get(database) == written_at:
+                continue
+            try:
+                if database.checkpoint():
+                    self._done[database] = written_at
+            except ShardError as error:
+                logger.warning("no checkpoint now, another try follows: %s", error)
 
     def close(self) -> None:
         """Let another process take over."""

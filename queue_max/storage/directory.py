@@ -7,7 +7,6 @@ mirrors the directory's identity and size, so that the map can be made anew from
 
 import os
 import re
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
+from queue_max import forking
 from queue_max.exceptions import (
     ConfigurationError,
     QueueNotFoundError,
@@ -36,7 +36,7 @@ _SHARD_FILE = re.compile(r"shard_(\d+)\.db")
 
 # The threads of a process prepare one directory at a time; processes take the control
 # database's write lock.
-_preparing = threading.Lock()
+_preparing = forking.lock()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, MetaData, inspect, text
 
+from queue_max import forking
 from queue_max.exceptions import SchemaError
 from queue_max.storage.database import Database
 from queue_max.storage.schema import control_tables, shard_tables
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # Alembic is slow to import; see above
 BASELINE = "0001"
 """The layout of 0.1.1 and 0.2.0, whose files know nothing of Alembic."""
 
-_alembic = threading.Lock()  # Alembic keeps what it works on in globals of its modules
+_alembic = forking.lock()  # Alembic keeps what it works on in globals of its modules
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,16 +24,17 @@ from queue_max.exceptions import (
     ShardError,
     ShardMissingError,
 )
+from queue_max.forking import close_at_fork, working_with_files
 from queue_max.storage import driver
 from queue_max.storage.database import Database
-from queue_max.storage.forking import watch, working_with_files
 
 # Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
 _BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
 
 _CONNECTIONS = 3  # one writes, two read
-_CHECKPOINT_WAIT_MS = 250  # while it waits for readers, no one can write
-_WAL_LIMIT = 64 * 1024 * 1024
+
+WAL_LIMIT = 64 * 1024 * 1024
+"""Bytes to which a WAL that has grown larger is cut back, once all of it was moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class SqliteOptions:
             "cache_size": self.cache_size,
             "mmap_size": self.mmap_size,
             "temp_store": "MEMORY",
-            "journal_size_limit": _WAL_LIMIT,
+            "journal_size_limit": WAL_LIMIT,
             # An affected library checkpoints in storage.checkpoints only.
             "wal_autocheckpoint": 0 if driver.choose().has_wal_reset_bug else 1000,
         }
@@ -80,7 +81,7 @@ class SqliteDatabase(Database):
         self._options = options
         self._busy_timeout = options.busy_timeout_ms / 1000
         self.open_anew()
-        watch(self)
+        close_at_fork(self)
 
     def open_anew(self) -> None:
         """Begin without any connection: at first, and in a child of fork."""
@@ -142,22 +143,22 @@ class SqliteDatabase(Database):
             )
 
     def checkpoint(self) -> bool:
-        """Move the WAL into the file and empty it; False when others were in the way."""
-        deadline = time.monotonic() + self._busy_timeout
-        with working_with_files(), self._turn_to_write(deadline), self._cursor() as cursor:
-            cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
-            try:
-                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout = {self._options.busy_timeout_ms}")
-        return not busy
+        """Move the WAL into the file; False when readers kept a part of it from being moved.
 
-    def wal_bytes(self) -> int:
-        """Tell how large the WAL is; asked of the file system, without opening anything."""
+        No commit can meet it, for it holds the write lock: the modes of SQLite that take the lock
+        themselves go on without it when they do not get it. The next writer begins the WAL anew.
+        """
+        with self.writing(), self._cursor() as cursor:
+            busy, pages, moved = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and moved == pages
+
+    def wal(self) -> tuple[int, int]:
+        """Tell the bytes of the WAL and when it was written to (ns); opens nothing."""
         try:
-            return os.stat(f"{self.path}-wal").st_size
+            found = os.stat(f"{self.path}-wal")
         except FileNotFoundError:
-            return 0
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
 
     def copy_to(self, target: Path) -> None:
         """Write a consistent copy of the file, as it is now, to a path where nothing is."""

@@ -1,13 +1,13 @@
 """What a process with workers does beside its jobs: it keeps their leases, and recovers orphans."""
 
-import threading
 import weakref
 
+from queue_max import forking
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 
 _of_queue: "weakref.WeakKeyDictionary[Queue, Upkeep]" = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = forking.lock()
 
 
 class Upkeep:
@@ -17,6 +17,7 @@ class Upkeep:
         self._services = queue.services
         self._workers = 0
         self._loops: list[Repeater] = []
+        forking.in_child(self._forget)
 
     @classmethod
     def of(cls, queue: Queue) -> "Upkeep":
@@ -38,6 +39,11 @@ class Upkeep:
             loops = self._loops if self._workers == 0 else []
         for loop in loops:
             loop.stop()
+
+    def _forget(self) -> None:
+        """Begin without workers, in a child of fork: they run in the parent."""
+        self._workers = 0
+        self._loops = []
 
     def _start(self) -> None:
         settings = self._services.settings

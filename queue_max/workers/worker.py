@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from queue_max import checks
+from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult
@@ -87,6 +87,11 @@ class Worker:
         self._on_job_complete = on_job_complete
         self._on_job_error = on_job_error
         self._services = self.queue.services
+        self._reset()
+        forking.in_child(self._reset)
+
+    def _reset(self) -> None:
+        """Begin without a thread: at first, and in a child of fork."""
         self._state = WorkerState.INITIALIZED
         self._lock = threading.Lock()
         self._is_working = False

@@ -1,12 +1,13 @@
 """Fixtures: files and directories that are closed at the end, and other processes."""
 
 import os
+import shutil
 import signal
 import sqlite3.dbapi2
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def make_database(tmp_path: Path) -> Iterator[MakeDatabase]:
     yield make
     for database in opened:
         database.close()
+
+
+def in_file_itself(path: Path, query: str) -> Any:
+    """Ask the file as it is without its WAL; None when it cannot tell."""
+    copy = path.with_suffix(".copy")
+    shutil.copyfile(path, copy)
+    with closing(driver.choose().module.connect(copy)) as connection:
+        try:
+            return connection.execute(query).fetchone()[0]
+        except driver.choose().module.DatabaseError:
+            return None
 
 
 @pytest.fixture

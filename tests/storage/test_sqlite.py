@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from storage.conftest import in_file_itself
 
 from queue_max import Queue
 from queue_max.exceptions import (
@@ -142,7 +143,7 @@ def test_on_an_affected_library_the_file_itself_is_left_alone_however_long_the_w
     for _ in range(6):
         run(database, "INSERT INTO t VALUES (randomblob(1000000))")
 
-    assert database.wal_bytes() > 1000 * 4096
+    assert database.wal()[0] > 1000 * 4096
     assert database.path.stat().st_mtime_ns == before
 
 
@@ -510,17 +511,28 @@ def test_a_queue_may_lie_in_a_folder_of_any_name(
     assert databases == {"control.db", "shard_0.db", "shard_1.db"}
 
 
-def test_a_checkpoint_empties_the_wal(database: SqliteDatabase) -> None:
+def test_a_checkpoint_moves_the_wal_into_the_file(database: SqliteDatabase) -> None:
     run(database, "INSERT INTO t VALUES (1)")
-    assert database.wal_bytes() > 0
+    assert in_file_itself(database.path, "SELECT count(*) FROM t") is None
 
     assert database.checkpoint()
 
-    assert database.wal_bytes() == 0
+    assert in_file_itself(database.path, "SELECT count(*) FROM t") == 1
     assert count(database) == 1
 
 
-def test_a_checkpoint_gives_up_where_a_reader_is_in_the_way(database: SqliteDatabase) -> None:
+def test_after_a_checkpoint_the_wal_is_begun_anew(database: SqliteDatabase) -> None:
+    run(database, "INSERT INTO t VALUES (randomblob(1000000))")
+    before, _ = database.wal()
+
+    for _ in range(3):
+        database.checkpoint()
+        run(database, "INSERT INTO t VALUES (randomblob(900000))")
+
+    assert database.wal()[0] == before
+
+
+def test_a_checkpoint_says_when_a_reader_is_in_the_way(database: SqliteDatabase) -> None:
     with database.reading() as connection:
         connection.exec_driver_sql("SELECT * FROM t").all()
         run(database, "INSERT INTO t VALUES (1)")
@@ -530,16 +542,17 @@ def test_a_checkpoint_gives_up_where_a_reader_is_in_the_way(database: SqliteData
     assert count(database) == 1
 
 
-def test_readers_and_writers_wait_as_before_after_a_checkpoint(
-    make_database: MakeDatabase,
+def test_no_commit_can_meet_a_checkpoint(
+    database: SqliteDatabase, start_process: StartProcess
 ) -> None:
-    database = with_table(make_database(busy_timeout_ms=12_345))
-    count(database)  # so that there is a connection for the checkpoint to use
+    run(database, "INSERT INTO t VALUES (1)")
+    other = start_process(HOLD_LOCK, database.path)
+    assert other.says() == "held"
 
-    database.checkpoint()
+    with pytest.raises(ShardBusyError):
+        database.checkpoint()
 
-    with database.reading() as connection:
-        assert pragma(connection, "busy_timeout") == 12_345
+    assert in_file_itself(database.path, "SELECT count(*) FROM t") is None
 
 
 # Fills the WAL, then checkpoints it into a file that may not grow.
@@ -577,7 +590,7 @@ def test_a_checkpoint_that_fails_says_so_in_our_words_and_can_be_repeated(
 
 
 def test_a_file_that_was_never_opened_has_no_wal(make_database: MakeDatabase) -> None:
-    assert make_database().wal_bytes() == 0
+    assert make_database().wal() == (0, 0)
 
 
 def test_a_copy_has_what_is_still_in_the_wal(
@@ -691,116 +704,3 @@ def test_a_process_with_six_shards_and_twenty_threads_stays_small(
     assert used["failures"] == []
     assert used["files"] < 100
     assert used["peak"] < 100_000_000
-
-
-FORK = """
-import os, sys
-from queue_max import Queue
-queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
-queue.enqueue({"by": "parent"})
-queue.get_stats()
-child = os.fork()
-if child == 0:
-    for _ in range(5):
-        queue.enqueue({"by": "child"})
-    queue.close()
-    os._exit(0)
-_, status = os.waitpid(child, 0)
-queue.enqueue({"by": "parent"})
-print(status, queue.get_pending_count())
-queue.close()
-with Queue(data_dir=sys.argv[1]) as again:
-    print(again.get_pending_count())
-"""
-
-FORK_AND_LEAVE_FIRST = """
-import os, sys
-from queue_max import Queue
-queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
-queue.enqueue({"by": "parent"})
-(its_turn, go), (its_word, say) = os.pipe(), os.pipe()
-child = os.fork()
-if child == 0:
-    queue.enqueue({"by": "child"})
-    os.write(say, b".")
-    os.close(go)
-    os.read(its_turn, 1)
-    for _ in range(5):
-        queue.enqueue({"by": "child"})
-    queue.close()
-    os._exit(0)
-os.read(its_word, 1)
-queue.close()
-os.close(go)
-_, status = os.waitpid(child, 0)
-with Queue(data_dir=sys.argv[1]) as again:
-    print(status, again.get_pending_count())
-"""
-
-A_QUEUE_THAT_IS_GONE = """
-import shutil, sys
-from queue_max import Queue
-gone = Queue(data_dir=sys.argv[1] + "-gone", shards=1)
-gone.close()
-shutil.rmtree(sys.argv[1] + "-gone")
-"""
-
-FORK_WHILE_OTHERS_WORK = """
-import os, sys, threading, time
-from queue_max import Queue
-queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
-ending = threading.Event()
-def write():
-    with queue.services.store.writing(0):
-        time.sleep(0.02)
-    time.sleep(0.002)  # else it would keep all others, fork too, from their turn
-def keep_on(verb):
-    while not ending.is_set():
-        verb()
-# It is in the middle of SQLite's own memory management most of the time.
-BUSY = (
-    "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000) "
-    "SELECT sum(length(hex(randomblob(50)))) FROM c"
-)
-def read():
-    with queue.services.store._shard(0).reading() as connection:
-        connection.exec_driver_sql(BUSY).all()
-verbs = {"write": [write], "read": [read, read]}[sys.argv[2]]
-others = [threading.Thread(target=keep_on, args=(verb,)) for verb in verbs]
-for each in others:
-    each.start()
-statuses = []
-for number in range(40):
-    child = os.fork()
-    if child == 0:
-        queue.enqueue({"by": number})
-        os._exit(0)
-    statuses.append(os.waitpid(child, 0)[1])
-ending.set()
-for each in others:
-    each.join()
-print(sum(statuses), queue.get_pending_count())
-queue.close()
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "lines"),
-    [
-        (FORK, ["0 7", "7"]),
-        (FORK_AND_LEAVE_FIRST, ["0 7"]),
-        (A_QUEUE_THAT_IS_GONE + FORK_AND_LEAVE_FIRST, ["0 7"]),
-    ],
-    ids=["parent goes on", "parent leaves first", "beside a queue that is gone"],
-)
-def test_a_child_of_fork_may_go_on_using_the_queue(
-    data_dir: Path, start_process: StartProcess, code: str, lines: list[str]
-) -> None:
-    assert start_process(code, data_dir).output(timeout=60) == lines
-
-
-@pytest.mark.parametrize("verb", ["write", "read"])
-def test_a_child_of_fork_is_not_held_up_by_what_threads_of_its_parent_did(
-    data_dir: Path, start_process: StartProcess, verb: str
-) -> None:
-    assert start_process(FORK_WHILE_OTHERS_WORK, data_dir, verb).output(timeout=60) == ["0 40"]

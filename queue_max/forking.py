@@ -1,18 +1,21 @@
-"""No SQLite file is open while a process forks.
+"""What has to be seen to when a process forks, as gunicorn and multiprocessing do.
 
 SQLite remembers in memory which locks a process has on a file. A child of fork would trust that
 memory and take none itself, so that its commits are lost when the parent closes the file
 (https://sqlite.org/howtocorrupt.html, section 2.6). So a fork waits until no thread works with a
 file, keeps all from beginning, and has every file closed.
+
+Of all threads, the child has only the one that forked: locks of the others would never be
+released there, and what they did is not done.
 """
 
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ PATIENCE = 60.0
 """Seconds a fork waits for other threads; then it goes on, and says so."""
 
 
-class Forkable(Protocol):
+class Files(Protocol):
     """What has files open."""
 
     def close_for_fork(self) -> None:
@@ -70,12 +73,27 @@ class _Gate:
 
 
 _gate = _Gate()
-_watched: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
+_files: "weakref.WeakSet[Files]" = weakref.WeakSet()
+_locks: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_resets: list["weakref.WeakMethod[Callable[[], None]]"] = []
 
 
-def watch(forkable: Forkable) -> None:
-    """Have its files closed whenever this process forks."""
-    _watched.add(forkable)
+def close_at_fork(files: Files) -> None:
+    """Have files closed whenever this process forks; kept for as long as their owner lives."""
+    _files.add(files)
+
+
+def lock() -> threading.Lock:
+    """Make a lock that is free in a child, whoever holds it in the parent."""
+    made = threading.Lock()
+    _locks.add(made)
+    return made
+
+
+def in_child(method: Callable[[], None]) -> None:
+    """Have a bound method called in each child, for as long as its object lives."""
+    _resets[:] = [each for each in _resets if each() is not None]
+    _resets.append(weakref.WeakMethod(method))
 
 
 @contextmanager
@@ -87,7 +105,7 @@ def working_with_files() -> Iterator[None]:
 
 def _before() -> None:
     _gate.shut()
-    for each in list(_watched):
+    for each in list(_files):
         try:
             each.close_for_fork()
         except Exception:
@@ -101,8 +119,13 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _gate
     _gate = _Gate()
-    for each in list(_watched):
+    for made in list(_locks):
+        made._at_fork_reinit()  # as threading and logging do with their own
+    for each in list(_files):
         each.open_anew()
+    for reset in _resets:
+        if (method := reset()) is not None:
+            method()
 
 
 if hasattr(os, "register_at_fork"):
