@@ -90,18 +90,20 @@ class ShardNotFoundError(ShardError, LookupError):
 
 
 class PartialBatchError(ShardError):
-    """A shard refused its part of a batch or a file, after `total` other jobs were stored.
+    """A part of a batch or a file was refused, as by a shard, after `total` other jobs were stored.
 
     `stored` are their handles; of a file, only `total` is known.
     """
 
     def __init__(
         self,
-        refusal: ShardError,
+        refusal: QueueError,
         total: int,
         stored: Sequence[Mapping[str, int]] = (),
     ) -> None:
-        super().__init__(refusal.shard_id, f"{refusal.what}; {total} other jobs are stored")
+        shard_id = getattr(refusal, "shard_id", None)
+        what = getattr(refusal, "what", str(refusal))
+        super().__init__(shard_id, f"{what}; {total} other jobs are stored")
         self.total = total
         self.stored = stored
 

@@ -4,11 +4,13 @@ import logging
 import threading
 from collections.abc import Callable
 
+from queue_max.exceptions import QueueClosedError
+
 logger = logging.getLogger(__name__)
 
 
 class Repeater:
-    """Calls `action` every `interval` seconds on a daemon thread of its own."""
+    """Calls `action` every `interval` seconds on a thread of its own, until the queue is closed."""
 
     def __init__(self, name: str, interval: float, action: Callable[[], object]) -> None:
         self._name = name
@@ -38,5 +40,7 @@ class Repeater:
         while not self._ending.wait(self._interval):
             try:
                 self._action()
+            except QueueClosedError:
+                return
             except Exception:
                 logger.exception("%s failed; it runs again in %s s", self._name, self._interval)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from queue_max.exceptions import QueueClosedError
 from queue_max.repeater import Repeater
 
 SOON = 0.001
@@ -83,6 +84,24 @@ def test_an_error_of_the_action_is_logged_and_the_loop_goes_on(
     assert "test-repeater" in record.getMessage()
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "call 1 broke"
+
+
+def test_the_loop_ends_without_a_word_when_the_queue_is_closed(
+    repeat: Callable[..., Repeater], caplog: pytest.LogCaptureFixture
+) -> None:
+    called = threading.Event()
+
+    def use_closed_queue() -> None:
+        called.set()
+        raise QueueClosedError
+
+    loop = repeat(use_closed_queue)
+    loop.start()
+    assert called.wait(20)
+    assert loop._thread is not None
+    loop._thread.join(20)
+    assert not loop._thread.is_alive()
+    assert not caplog.records
 
 
 def test_an_action_that_always_fails_is_called_all_the_same(

@@ -190,6 +190,12 @@ class CircuitBreaker:
             self._open_seconds += now - self._opened_at
 
     def _notify(self, old: CircuitState, new: CircuitState) -> None:
+        logger.log(
+            logging.WARNING if new is CircuitState.OPEN else logging.INFO,
+            "the circuit, %s before, is %s now",
+            old,
+            new,
+        )
         if self._on_state_change is None:
             return
         try:

@@ -12,7 +12,13 @@ from queue_max.domain.job import JobHandle, NewJob
 from queue_max.domain.jobfile import Format, read_jobs
 from queue_max.domain.payload import check_job
 from queue_max.domain.routing import shard_for
-from queue_max.exceptions import InvalidJobError, PartialBatchError, ShardError
+from queue_max.exceptions import (
+    InvalidJobError,
+    PartialBatchError,
+    QueueClosedError,
+    QueueError,
+    ShardError,
+)
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.backlog import BacklogAlarm
 
@@ -114,19 +120,19 @@ class IntakeService:
             _refuse(refusal, len(stored), stored)
         return stored
 
-    def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], ShardError | None]:
+    def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], QueueError | None]:
         """Store jobs, a transaction a shard; gives the handles, and the error of one, if any."""
         count = len(self._store.shard_ids)
         by_shard: dict[int, list[NewJob]] = defaultdict(list)
         for job in new:
             by_shard[shard_for(job.pagina_id, count, self._rng)].append(job)
         handles: dict[str, JobHandle] = {}
-        refusal: ShardError | None = None
+        refusal: QueueError | None = None
         for shard_id, part in by_shard.items():
             try:
                 with self._store.writing(shard_id) as unit:
                     ids = unit.jobs.add(part)
-            except ShardError as error:
+            except (ShardError, QueueClosedError) as error:
                 refusal = error
                 continue
             stored = [
@@ -142,8 +148,8 @@ class IntakeService:
         self._alarm.added(len(stored))
 
 
-def _refuse(refusal: ShardError, total: int, stored: Sequence[JobHandle] = ()) -> NoReturn:
-    """Raise a shard's error, with what was stored before or elsewhere."""
+def _refuse(refusal: QueueError, total: int, stored: Sequence[JobHandle] = ()) -> NoReturn:
+    """Raise what kept jobs from being stored, with what was stored before or elsewhere."""
     if not total:
         raise refusal
     raise PartialBatchError(refusal, total, stored) from refusal

@@ -61,6 +61,5 @@ class RecoveryService:
                 verdict = self._retry.lose(unit, job, failure, at_once=at_once or first_time)
                 verdicts.append((job, failure, verdict))
         for job, failure, verdict in verdicts:
-            logger.warning("job %s recovered: %s", job.key, failure.message)
             self._retry.tell(job, failure, verdict)
         return len(verdicts)

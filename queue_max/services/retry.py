@@ -1,5 +1,6 @@
 """What becomes of a job whose attempt failed."""
 
+import logging
 from typing import assert_never
 
 from queue_max.domain.events import Events
@@ -10,6 +11,8 @@ from queue_max.exceptions import LeaseLostError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
+
+logger = logging.getLogger(__name__)
 
 
 class RetryService:
@@ -80,7 +83,16 @@ class RetryService:
 
     def tell(self, job: Job, failure: Failure, verdict: Retry | Bury) -> None:
         """Publish a verdict, once it is committed."""
-        event = "job_failed" if isinstance(verdict, Bury) else "job_retried"
+        what = f"{failure.error_type}: {failure.message}"
+        match verdict:
+            case Retry(at):
+                event = "job_retried"
+                logger.warning("job %s failed, to be tried again at %s: %s", job.key, at, what)
+            case Bury(reason):
+                event = "job_failed"
+                logger.error("job %s failed for good (%s): %s", job.key, reason, what)
+            case _:
+                assert_never(verdict)
         self._events.publish(event, job_id=job.id, shard_id=job.shard_id, error=failure.message)
 
     def _write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Retry | Bury) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from queue_max.exceptions import ShardBusyError, ShardError
+from queue_max.exceptions import ShardBusyError, ShardDamagedError, ShardError
+from queue_max.storage.types import UnreadableValueError
 
 
 class Database(ABC):
@@ -60,5 +61,7 @@ class Database(ABC):
             yield
         except DBAPIError as error:
             raise self._translate(error) from error
+        except UnreadableValueError as error:
+            raise ShardDamagedError(self.shard_id, f"a row cannot be read: {error}") from error
         except PoolTimeout as error:
             raise ShardBusyError(self.shard_id, "all its connections are in use") from error

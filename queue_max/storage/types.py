@@ -10,6 +10,10 @@ from sqlalchemy.types import TypeEngine
 from queue_max.domain.clock import cut, from_text, to_text
 
 
+class UnreadableValueError(ValueError):
+    """Something else is stored than what was written."""
+
+
 class UtcTime(TypeDecorator[datetime]):
     """An aware moment: text of fixed width on SQLite, `timestamptz` on PostgreSQL.
 
@@ -35,4 +39,7 @@ class UtcTime(TypeDecorator[datetime]):
         """Read a moment."""
         if value is None:
             return None
-        return from_text(value) if isinstance(value, str) else cut(value)
+        try:
+            return from_text(value) if isinstance(value, str) else cut(value)
+        except (AttributeError, ValueError, OverflowError) as error:
+            raise UnreadableValueError(f"{value!r} is no moment") from error

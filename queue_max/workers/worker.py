@@ -238,9 +238,9 @@ class Worker:
             except QueueClosedError:
                 self._stopping.set()
                 return
-            except QueueError as error:
+            except Exception as error:
                 outage = min(max(self.poll_interval, outage * 2), LONGEST_OUTAGE_PAUSE)
-                logger.error("worker %s waits %s s: %s", self.worker_id, outage, error)
+                _report("worker %s waits %s s: %s", self.worker_id, outage, error)
                 self._stopping.wait(outage)
                 continue
             outage = 0.0
@@ -303,8 +303,8 @@ class Worker:
             except QueueClosedError as error:
                 logger.error("outcome of job %s lost, it will run again: %s", job.key, error)
                 return None
-            except QueueError as error:
-                logger.error("outcome of job %s not stored yet: %s", job.key, error)
+            except Exception as error:
+                _report("outcome of job %s not stored yet: %s", job.key, error)
             self._leaving.wait(pause)
             pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
         return None
@@ -316,3 +316,8 @@ class Worker:
             callback(worker_id=self.worker_id, **facts)
         except BaseException:  # user code: even SystemExit must not end the worker
             logger.exception("a callback of worker %s failed", self.worker_id)
+
+
+def _report(message: str, *facts: object) -> None:
+    """Log an error of ours in words; the last fact is it. One that nobody foresaw, in full."""
+    logger.error(message, *facts, exc_info=not isinstance(facts[-1], QueueError))

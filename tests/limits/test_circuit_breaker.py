@@ -384,7 +384,7 @@ class TestStateChanges:
         failing.join(timeout=5)
         assert seen == ["open"]
 
-    def test_an_error_of_the_callback_is_logged_and_goes_no_further(
+    def test_a_change_is_logged_and_an_error_of_the_callback_goes_no_further(
         self, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         def broken(*_: CircuitState) -> None:
@@ -393,7 +393,9 @@ class TestStateChanges:
         breaker = CircuitBreaker(3, on_state_change=broken, clock=clock)
         fail(breaker, 3)
         assert breaker.state is OPEN
-        (record,) = caplog.records
+        told, record = caplog.records
+        assert told.levelno == logging.WARNING
+        assert told.getMessage() == "the circuit, closed before, is open now"
         assert record.levelno == logging.ERROR
         assert record.name == "queue_max.limits.circuit_breaker"
         assert record.getMessage() == "on_state_change(closed, open) failed"

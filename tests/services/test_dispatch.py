@@ -305,6 +305,18 @@ def test_a_damaged_shard_does_not_hold_up_the_others_and_is_warned_of_once(
 
 
 @two_shards
+def test_a_time_that_cannot_be_read_is_damage_and_does_not_hold_up_other_shards(
+    dispatch: DispatchService, add: Add, shards: list[SqliteDatabase]
+) -> None:
+    add(1, shard_id=0)
+    ids = add(3, shard_id=1)
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql("UPDATE fila SET created_at = 'yesterday'")
+    claimed = [dispatch.claim("worker-1") for _ in range(3)]
+    assert [job and (job.shard_id, job.id) for job in claimed] == [(1, each) for each in ids]
+
+
+@two_shards
 def test_a_shard_that_served_meanwhile_is_warned_of_again(
     dispatch: DispatchService,
     damage: Damage,

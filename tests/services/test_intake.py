@@ -17,6 +17,7 @@ from queue_max.exceptions import (
     ShardDamagedError,
     ShardError,
 )
+from queue_max.repositories.unit_of_work import Store
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 
@@ -281,6 +282,17 @@ def test_when_one_shard_is_damaged_the_error_carries_what_the_other_stored(
     assert [handle["shard_id"] for handle in caught.value.stored] == [1, 1, 1]
     assert isinstance(caught.value.__cause__, ShardDamagedError)
     assert len(told) == 3
+
+
+@two_shards
+def test_when_the_queue_is_closed_half_way_the_error_carries_what_was_stored(
+    intake: IntakeService, store: Store, events: Events
+) -> None:
+    events.on("job_enqueued", lambda **_facts: store.close())
+    items = [{"payload": {}, "pagina_id": number} for number in range(6)]
+    with pytest.raises(PartialBatchError, match=r"closed.*3 other jobs are stored") as caught:
+        intake.submit_many(items)
+    assert len(caught.value.stored) == 3
 
 
 @impatient

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_a_failed_attempt_is_followed_by_another(
     facts = {"job_id": job.id, "shard_id": 0, "error": "no such page"}
     assert told == [("job_retried", facts)]
     assert inspection.totals() == Totals()
+
+
+def test_an_operator_can_read_in_the_log_what_failed_and_what_becomes_of_it(
+    retry: RetryService, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = start(), start()
+    retry.settle(first.id, 0, ValueError("no such page"), fence=first.fence)
+    retry.settle(second.id, 0, ValueError("no such site"), permanent=True, fence=second.fence)
+    tried_again, given_up = caplog.records
+    assert (tried_again.levelno, given_up.levelno) == (logging.WARNING, logging.ERROR)
+    assert f"job {first.key} failed, to be tried again at" in tried_again.getMessage()
+    assert f"job {second.key} failed for good" in given_up.getMessage()
+    assert given_up.getMessage().endswith("ValueError: no such site")
 
 
 @pytest.mark.parametrize("retry_delay", [1, 60, 100])

@@ -19,6 +19,7 @@ from queue_max import (
     WorkerState,
 )
 from queue_max.services.dispatch import DispatchService
+from queue_max.services.settlement import SettlementService
 from queue_max.storage import driver
 from queue_max.workers.upkeep import Upkeep
 
@@ -837,6 +838,34 @@ def test_the_job_that_runs_can_be_asked_for(
     gate.open()
     assert worker.stop(30)
     assert worker.get_current_job() is None
+
+
+@pytest.mark.parametrize("part", ["claim", "complete"])
+def test_an_error_nobody_foresaw_is_logged_in_full_and_waited_out(
+    queue: Queue,
+    make_worker: MakeWorker,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    service: type = {"claim": DispatchService, "complete": SettlementService}[part]
+    sound, calls = getattr(service, part), []
+
+    def fails_once(*args: object, **facts: object) -> object:
+        calls.append(part)
+        if len(calls) == 1:
+            raise TypeError("a value of another type than ever")
+        return sound(*args, **facts)
+
+    monkeypatch.setattr(service, part, fails_once)
+    queue.enqueue({})
+    worker = make_worker(print)
+    worker.start()
+    eventually(lambda: worker.get_stats()["processed"] == 1)
+    [record] = caplog.records
+    assert record.exc_info
+    assert "a value of another type than ever" in record.getMessage()
 
 
 def test_a_worker_that_ended_by_an_error_of_its_own_says_so(
