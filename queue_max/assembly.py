@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from queue_max import forking
 from queue_max.domain.events import Events
+from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import QueueNotFoundError
 from queue_max.limits.circuit_breaker import CircuitBreaker
@@ -28,6 +29,7 @@ from queue_max.settings import Durability, Settings
 from queue_max.storage import driver
 from queue_max.storage.checkpoints import INTERVAL, Checkpointer
 from queue_max.storage.directory import Directory
+from queue_max.storage.presence import Presence
 from queue_max.storage.sqlite import SqliteOptions
 
 
@@ -44,6 +46,7 @@ class Services:
     intake: IntakeService
     dispatch: DispatchService
     leases: LeaseService
+    presence: Presence
     settlement: SettlementService
     retry: RetryService
     dead_letters: DeadLetterService
@@ -97,10 +100,12 @@ def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True)
         store.close()
         directory.close()
 
-    return _wire(settings, store, close)
+    return _wire(settings, store, Presence(directory.path), close)
 
 
-def _wire(settings: Settings, store: Store, close: Callable[[], None]) -> Services:
+def _wire(
+    settings: Settings, store: Store, presence: Presence, close: Callable[[], None]
+) -> Services:
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
     limiter = RateLimiter(settings.rate_limit)
@@ -119,11 +124,14 @@ def _wire(settings: Settings, store: Store, close: Callable[[], None]) -> Servic
         admission=admission,
         intake=IntakeService(store, events, alarm, rng, settings.max_retries),
         dispatch=DispatchService(store, admission, rng),
-        leases=LeaseService(store),
+        leases=LeaseService(store, presence),
+        presence=presence,
         settlement=SettlementService(store, admission, events),
         retry=retry,
         dead_letters=dead_letters,
-        recovery=RecoveryService(store, retry, lease_time),
+        recovery=RecoveryService(
+            store, retry, presence, LeaseWatch(lease_time.total_seconds()), lease_time
+        ),
         retention=RetentionService(store),
         inspection=InspectionService(store),
         close=close,

@@ -175,7 +175,7 @@ class Queue:
 
         Jobs that have had all their attempts are buried instead. Gives the number of both.
         """
-        return self.services.recovery.recover(at_once=True)
+        return self.services.recovery.recover()
 
     def retry_failed_jobs(self, shard_id: int | None = None) -> int:
         """Give all failed jobs, or those of a shard, a fresh budget of attempts."""

@@ -7,6 +7,9 @@ from http import HTTPStatus
 
 from queue_max.exceptions import Permanent
 
+WORKER_DIED = "WorkerDied"
+"""The error type of an attempt that ended with its worker."""
+
 MAX_TYPE = 255
 MAX_MESSAGE = 2_048
 MAX_TRACEBACK = 16_384

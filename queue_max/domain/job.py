@@ -9,6 +9,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from queue_max.domain.clock import from_text, to_text, utc_now
+from queue_max.domain.failures import WORKER_DIED
 
 DEFAULT_QUEUE = "default"
 DEFAULT_RETRY_DELAY = 60
@@ -215,6 +216,11 @@ class Job:
     def priority_int(self) -> int:
         """The priority as a plain number."""
         return int(self.priority)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Its worker died in the last attempt, and it may have been the reason."""
+        return self.error_type == WORKER_DIED
 
     @property
     def is_pending(self) -> bool:

@@ -15,6 +15,7 @@ from queue_max.storage.schema import (
     PENDING,
     PROCESSING,
     SCHEDULED,
+    attempts,
     dead_letters,
     jobs,
 )
@@ -38,6 +39,8 @@ _count_waiting = select(
     select(func.count()).select_from(_some_waiting[0]).scalar_subquery()
     + select(func.count()).select_from(_some_waiting[1]).scalar_subquery()
 )
+
+_is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +94,23 @@ class JobListRepository:
 
     def delete_ended_before(self, moment: datetime, limit: int) -> int:
         """Delete jobs that ended before that moment, but for those with a dead letter."""
-        is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
         old = (
-            select(jobs.c.id)
+            select(jobs.c.id, jobs.c.uid)
             .where(
                 jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
                 jobs.c.completed_at < moment,
-                ~is_dead_letter,
+                ~_is_dead_letter,
             )
             .limit(limit)
-            .cte("old", nesting=True)
-            .prefix_with("MATERIALIZED", dialect="postgresql")
         )
-        statement = delete(jobs).where(jobs.c.id.in_(select(old.c.id)))
-        return self._connection.execute(statement).rowcount
+        found = self._connection.execute(old).all()
+        uids, ids = [row.uid for row in found], [row.id for row in found]
+        self._connection.execute(delete(attempts).where(attempts.c.uid.in_(uids)))
+        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
 
     def purge(self, statuses: Collection[JobStatus]) -> int:
-        """Delete all jobs in those states."""
+        """Delete all jobs in those states; of dead letters the attempts stay, too."""
         condition = or_(*(has_status(status) for status in statuses))
+        gone = select(jobs.c.uid).where(condition, ~_is_dead_letter)
+        self._connection.execute(delete(attempts).where(attempts.c.uid.in_(gone)))
         return self._connection.execute(delete(jobs).where(condition)).rowcount

@@ -73,7 +73,9 @@ _claim = (
         worker_id=bindparam("claimant"),
         started_at=bindparam("now"),
         heartbeat=bindparam("now"),
+        held_by=bindparam("holder"),
         completed_at=None,
+        next_retry_at=None,
     )
     .returning(jobs)
 )
@@ -86,7 +88,7 @@ _is_running = and_(
     or_(_fence.is_(None), jobs.c.fence == _fence),
 )
 _running = select(jobs).where(_is_running).with_for_update()
-_complete = delete(jobs).where(_is_running).returning(jobs.c.fence)
+_complete = delete(jobs).where(_is_running).returning(jobs.c.fence, jobs.c.uid)
 
 
 class JobRepository:
@@ -125,9 +127,17 @@ class JobRepository:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
         return self._connection.execute(_promote, {"now": self._now}).rowcount
 
-    def claim_next(self, queue: str, worker_id: str) -> Job | None:
-        """Give the most urgent pending job to a worker, under a new fence."""
-        values = {"queue_name": queue, "claimant": worker_id, "now": self._now}
+    def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
+        """Give the most urgent pending job to a worker, under a new fence.
+
+        `holder` is the identity of the worker's process, where others can tell whether it lives.
+        """
+        values = {
+            "queue_name": queue,
+            "claimant": worker_id,
+            "holder": holder,
+            "now": self._now,
+        }
         row = self._connection.execute(_claim, values).one_or_none()
         return None if row is None else _to_job(row, self._shard_id)
 
@@ -137,16 +147,20 @@ class JobRepository:
         row = self._connection.execute(_running, values).one_or_none()
         return None if row is None else _to_job(row, self._shard_id)
 
-    def complete(self, job_id: int, fence: int | None) -> Lease | None:
-        """Delete a running job that is done; gives the lease it ran under, None if it did not."""
+    def complete(self, job_id: int, fence: int | None) -> tuple[Lease, str] | None:
+        """Delete a running job that is done; gives its lease and uid, None if it does not run."""
         values = {"job_id": _known(job_id), "token": _known(fence)}
-        found = self._connection.execute(_complete, values).scalar_one_or_none()
-        return None if found is None else Lease(self._shard_id, job_id, found)
+        row = self._connection.execute(_complete, values).one_or_none()
+        return None if row is None else (Lease(self._shard_id, job_id, row.fence), row.uid)
 
     def reschedule(self, job: Job, failure: Failure, at: datetime) -> None:
         """Let a failed job wait for its next attempt."""
         due = PENDING if at <= self._now else SCHEDULED
         self._leave(job, failure, status=due, next_retry_at=at)
+
+    def give_back(self, job: Job) -> None:
+        """Make a job pending again that was claimed and not started: the attempt counts not."""
+        self._release(job, status=PENDING, attempts=jobs.c.attempts - 1)
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Mark a job as failed for good; its dead letter is added beside it."""
@@ -191,19 +205,41 @@ class JobRepository:
         )
         return read_jobs(self._connection, self._shard_id, statement)
 
+    def held_by(self, identity: str, limit: int) -> list[Job]:
+        """Find running jobs that a process holds."""
+        statement = (
+            select(jobs)
+            .where(jobs.c.status == PROCESSING, jobs.c.held_by == identity)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return read_jobs(self._connection, self._shard_id, statement)
+
+    def leases(self) -> dict[Lease, datetime]:
+        """Read all leases, with the moment when each was last prolonged."""
+        statement = select(jobs.c.id, jobs.c.fence, jobs.c.heartbeat).where(
+            jobs.c.status == PROCESSING
+        )
+        return {
+            Lease(self._shard_id, row.id, row.fence): row.heartbeat
+            for row in self._connection.execute(statement)
+        }
+
     def _leave(self, job: Job, failure: Failure, **changes: Any) -> None:
         """Take a job from its worker, noting why."""
+        self._release(
+            job,
+            last_error=failure.message,
+            error_type=failure.error_type,
+            error_stack=failure.stack,
+            **changes,
+        )
+
+    def _release(self, job: Job, **changes: Any) -> None:
         self._connection.execute(
             update(jobs)
             .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, jobs.c.fence == job.fence)
-            .values(
-                last_error=failure.message,
-                error_type=failure.error_type,
-                error_stack=failure.stack,
-                worker_id=None,
-                heartbeat=None,
-                **changes,
-            )
+            .values(worker_id=None, heartbeat=None, held_by=None, **changes)
         )
 
 

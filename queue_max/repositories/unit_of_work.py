@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError, ShardNotFoundError
+from queue_max.repositories.attempts import AttemptRepository
 from queue_max.repositories.dead_letters import DeadLetterRepository
 from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
@@ -27,6 +28,7 @@ class UnitOfWork:
     now: datetime
     jobs: JobRepository
     job_lists: JobListRepository
+    attempts: AttemptRepository
     dead_letters: DeadLetterRepository
     metadata: ShardMetadataRepository
 
@@ -106,6 +108,7 @@ class Store:
             now,
             JobRepository(connection, shard_id, now),
             JobListRepository(connection, shard_id),
+            AttemptRepository(connection, now),
             DeadLetterRepository(connection, shard_id, now),
             ShardMetadataRepository(connection, now),
         )

@@ -31,11 +31,11 @@ class DispatchService:
         self._unreadable = _Warnings()
         self._unwritable = _Warnings()
 
-    def claim(self, worker_id: str, patience: float = 0.0) -> Job | None:
+    def claim(self, worker_id: str, patience: float = 0.0, holder: str | None = None) -> Job | None:
         """Give the most urgent due job of a shard to a worker; None when none may start.
 
-        `patience` is how many seconds to wait for the rate limiter. Raises ShardError when no
-        shard can serve.
+        `patience` is how many seconds to wait for the rate limiter, `holder` the identity of the
+        worker's process. Raises ShardError when no shard can serve.
         """
         due = self._shards_with_due_jobs()
         first = next(due, None)
@@ -44,13 +44,19 @@ class DispatchService:
             return None
         job = None
         try:
-            job = self._claim_from(chain([first], due), worker_id)
+            job = self._claim_from(chain([first], due), worker_id, holder)
         finally:
             if job is None:
                 self._admission.withdraw(permit)
         if job is not None:
             self._admission.started(job.lease, permit)
         return job
+
+    def give_back(self, job: Job) -> None:
+        """Let others have a job that was claimed and not started; the attempt counts not."""
+        with self._store.writing(job.shard_id) as unit:
+            unit.jobs.give_back(job)
+        self._admission.handed_back(job.lease)
 
     def _shards_with_due_jobs(self) -> Iterator[int]:
         refusals = []
@@ -68,13 +74,15 @@ class DispatchService:
         if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
 
-    def _claim_from(self, shard_ids: Iterator[int], worker_id: str) -> Job | None:
+    def _claim_from(
+        self, shard_ids: Iterator[int], worker_id: str, holder: str | None
+    ) -> Job | None:
         """Claim in the first shard that serves."""
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
             with self._store.writing(shard_id, wait) as unit:
                 unit.jobs.promote_due()
-                return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
+                return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id, holder)
 
         refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):

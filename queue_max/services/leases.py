@@ -2,12 +2,15 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from queue_max import forking
 from queue_max.domain.job import Lease
 from queue_max.exceptions import ShardError
 from queue_max.repositories.unit_of_work import Store
+from queue_max.storage.presence import Presence
 
 logger = logging.getLogger(__name__)
 
@@ -18,20 +21,35 @@ LOCKED_SHARD_WAIT = 1.0
 class LeaseService:
     """Prolongs the leases of all jobs that run in this process, in one statement a shard."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, presence: Presence) -> None:
         self._store = store
+        self._presence = presence
         self._held: set[Lease] = set()
         self._lock = forking.lock()
         forking.in_child(self._forget)
         self.last_renewal: datetime | None = None
+
+    @contextmanager
+    def held(self, lease: Lease) -> Iterator[None]:
+        """Keep a lease within the block; may be nested."""
+        self.hold(lease)
+        try:
+            yield
+        finally:
+            self.drop(lease)
 
     def hold(self, lease: Lease) -> None:
         """Keep a lease from now on."""
         with self._lock:
             self._held.add(lease)
 
+    def start(self, lease: Lease) -> None:
+        """Note that its job begins: from now on it is charged, should this process die."""
+        self._presence.started(lease)
+
     def drop(self, lease: Lease) -> None:
         """Keep it no longer."""
+        self._presence.ended(lease)
         with self._lock:
             self._held.discard(lease)
 

@@ -96,6 +96,7 @@ class RetryService:
         self._events.publish(event, job_id=job.id, shard_id=job.shard_id, error=failure.message)
 
     def _write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Retry | Bury) -> None:
+        unit.attempts.add(job, failure)
         match verdict:
             case Retry(at):
                 unit.jobs.reschedule(job, failure, at)

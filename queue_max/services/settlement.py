@@ -20,10 +20,13 @@ class SettlementService:
         Raises LeaseLostError when it does not run under `fence`.
         """
         with self._store.writing(shard_id) as unit:
-            lease = unit.jobs.complete(job_id, fence)
-            if lease is not None:
+            done = unit.jobs.complete(job_id, fence)
+            if done is not None:
+                lease, uid = done
                 unit.metadata.add_processed()
-        if lease is None:
+                if lease.fence > 1:
+                    unit.attempts.forget([uid])
+        if done is None:
             if fence is not None:
                 raise LeaseLostError(job_id, shard_id, fence)
             return False

@@ -1,17 +1,26 @@
-"""What a process with workers does beside its jobs: it keeps their leases, and recovers orphans."""
+"""What a process with workers does beside its jobs.
 
+It shows that it lives, keeps the leases of its jobs, and recovers the jobs of others that died.
+"""
+
+import logging
 import weakref
 
 from queue_max import forking
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 
+logger = logging.getLogger(__name__)
+
+LOOK_FOR_DEAD = 0.5
+"""Seconds between two looks for processes of this host that are no more."""
+
 _of_queue: "weakref.WeakKeyDictionary[Queue, Upkeep]" = weakref.WeakKeyDictionary()
 _lock = forking.lock()
 
 
 class Upkeep:
-    """Two background loops, shared by all workers of a queue while at least one runs."""
+    """Background loops, shared by all workers of a queue while at least one runs."""
 
     def __init__(self, queue: Queue) -> None:
         self._services = queue.services
@@ -39,6 +48,8 @@ class Upkeep:
             loops = self._loops if self._workers == 0 else []
         for loop in loops:
             loop.stop()
+        if loops:
+            self._services.presence.vanish()
 
     def _forget(self) -> None:
         """Begin without workers, in a child of fork: they run in the parent."""
@@ -47,6 +58,10 @@ class Upkeep:
 
     def _start(self) -> None:
         settings = self._services.settings
+        try:
+            self._services.presence.appear()
+        except OSError as error:
+            logger.warning("others see by its leases alone whether this process lives: %s", error)
         # However the settings are, a lease has three chances to be renewed before it is over.
         heartbeat_ms = min(settings.heartbeat_interval_ms, settings.stuck_timeout_ms / 3)
         self._loops = [
@@ -58,8 +73,9 @@ class Upkeep:
             Repeater(
                 "queue-max-recovery",
                 settings.recovery_interval_ms / 1000,
-                self._services.recovery.recover,
+                self._services.recovery.recover_silent,
             ),
+            Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
         ]
         for loop in self._loops:
             loop.start()

@@ -15,6 +15,7 @@ from queue_max.domain.job import Job, JobResult
 from queue_max.domain.retry import Bury
 from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueClosedError, QueueError
 from queue_max.queue import Queue
+from queue_max.workers.company import in_this_process
 from queue_max.workers.execution import ProcessFunction, run
 from queue_max.workers.upkeep import Upkeep
 
@@ -234,7 +235,7 @@ class Worker:
         outage = 0.0
         while not self._stopping.is_set():
             try:
-                job = self._services.dispatch.claim(self.worker_id)
+                has_run = self._run_next()
             except QueueClosedError:
                 self._stopping.set()
                 return
@@ -244,10 +245,27 @@ class Worker:
                 self._stopping.wait(outage)
                 continue
             outage = 0.0
-            if job is None:
+            if not has_run:
                 self._stopping.wait(self._idle_time())
+
+    def _run_next(self) -> bool:
+        """Take a job and run it, a suspect alone in this process; False when none may start."""
+        with in_this_process.together():
+            if self._stopping.is_set():
+                return False
+            holder = self._services.presence.identity
+            job = self._services.dispatch.claim(self.worker_id, holder=holder)
+            if job is None:
+                return False
+            if not job.is_suspect:
+                self._process(job)
+                return True
+        with self._services.leases.held(job.lease), in_this_process.alone():
+            if self._stopping.is_set():
+                self._services.dispatch.give_back(job)
             else:
                 self._process(job)
+        return True
 
     def _idle_time(self) -> float:
         """Tell how long nothing can start: exactly, where a limit says so."""
@@ -256,16 +274,16 @@ class Worker:
 
     def _process(self, job: Job) -> None:
         self._job = job
-        self._services.leases.hold(job.lease)
         try:
-            self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
-            outcome = run(self.process_function, job, self.job_timeout)
-            if outcome.error is None:
-                self._succeed(job, outcome)
-            else:
-                self._fail(job, outcome.error)
+            with self._services.leases.held(job.lease):
+                self._services.leases.start(job.lease)
+                self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
+                outcome = run(self.process_function, job, self.job_timeout)
+                if outcome.error is None:
+                    self._succeed(job, outcome)
+                else:
+                    self._fail(job, outcome.error)
         finally:
-            self._services.leases.drop(job.lease)
             self._job = None
 
     def _succeed(self, job: Job, outcome: JobResult) -> None:

@@ -320,19 +320,19 @@ def test_each_of_400_jobs_goes_to_exactly_one_of_8_threads(store: Store) -> None
 # Finishing
 
 
-def test_a_completed_job_is_gone_and_its_lease_is_named(
+def test_a_completed_job_is_gone_and_its_lease_and_uid_are_named(
     store: Store, start: Start, find: Find
 ) -> None:
     job = start()
     with store.writing(0) as unit:
-        assert unit.jobs.complete(job.id, job.fence) == Lease(0, job.id, job.fence)
+        assert unit.jobs.complete(job.id, job.fence) == (Lease(0, job.id, job.fence), job.uid)
     assert find(job.id) is None
 
 
 def test_without_a_fence_whatever_runs_is_completed(store: Store, start: Start, find: Find) -> None:
     job = start()
     with store.writing(0) as unit:
-        assert unit.jobs.complete(job.id, None) == job.lease
+        assert unit.jobs.complete(job.id, None) == (job.lease, job.uid)
     assert find(job.id) is None
 
 
@@ -373,18 +373,73 @@ def test_a_number_that_is_no_jobs_names_none(store: Store, start: Start, number:
         assert unit.jobs.running(job.id, job.fence) == job
 
 
+def test_a_job_that_is_given_back_was_never_attempted(
+    store: Store, start: Start, find: Find, claim: Claim
+) -> None:
+    job = start()
+    with store.writing(0) as unit:
+        unit.jobs.give_back(job)
+    waiting = find(job.id)
+    assert waiting is not None
+    assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+    assert (waiting.worker_id, waiting.heartbeat) == (None, None)
+    again = claim()
+    assert again is not None
+    assert (again.attempts, again.fence) == (1, job.fence + 1)
+
+
+def test_who_lost_its_lease_cannot_give_the_job_back(
+    store: Store, clock: FakeClock, start: Start, claim: Claim, find: Find
+) -> None:
+    lost = start()
+    with store.writing(0) as unit:
+        unit.jobs.reschedule(lost, FAILURE, clock.now)
+    again = claim()
+    with store.writing(0) as unit:
+        unit.jobs.give_back(lost)
+    assert find(lost.id) == again
+
+
+def test_the_jobs_a_process_holds_are_found_until_it_holds_them_no_longer(
+    store: Store, add: Add, clock: FakeClock
+) -> None:
+    add()
+    add()
+    with store.writing(0) as unit:
+        held = [unit.jobs.claim_next(DEFAULT_QUEUE, "w", holder) for holder in ("one", "other")]
+        assert unit.jobs.held_by("one", 10) == held[:1]
+        assert held[0] is not None
+        unit.jobs.reschedule(held[0], FAILURE, clock.now)
+        assert unit.jobs.held_by("one", 10) == []
+
+
+def test_all_leases_are_told_with_the_moment_they_were_prolonged(
+    store: Store, add: Add, start: Start, clock: FakeClock
+) -> None:
+    first = start()
+    clock.advance(5)
+    second = start()
+    add()
+    with store.reading(0) as unit:
+        leases = unit.jobs.leases()
+    assert {lease: to_text(at) for lease, at in leases.items()} == {
+        first.lease: first.heartbeat,
+        second.lease: second.heartbeat,
+    }
+
+
 def test_only_one_of_8_threads_completes_a_job(store: Store, start: Start) -> None:
     job = start()
     barrier = threading.Barrier(8)
 
-    def complete(_: int) -> Lease | None:
+    def complete(_: int) -> tuple[Lease, str] | None:
         barrier.wait()
         with store.writing(0) as unit:
             return unit.jobs.complete(job.id, job.fence)
 
     with ThreadPoolExecutor(8) as threads:
-        leases = list(threads.map(complete, range(8)))
-    assert [lease for lease in leases if lease] == [job.lease]
+        done = list(threads.map(complete, range(8)))
+    assert [each for each in done if each] == [(job.lease, job.uid)]
 
 
 def test_a_running_job_is_read_with_and_without_its_fence(store: Store, start: Start) -> None:
@@ -656,6 +711,8 @@ hot = pytest.mark.parametrize(
         pytest.param(lambda unit: unit.jobs.renew([Lease(0, 1, 1), Lease(0, 2, 1)]), id="renew"),
         pytest.param(lambda unit: unit.jobs.renew_of_worker("worker-1"), id="renew_of_worker"),
         pytest.param(lambda unit: unit.jobs.silent_since(unit.now, 10), id="silent_since"),
+        pytest.param(lambda unit: unit.jobs.held_by("some-process", 10), id="held_by"),
+        pytest.param(lambda unit: unit.jobs.leases(), id="leases"),
     ],
 )
 

@@ -17,6 +17,7 @@ from support.jobs import a_new_job
 
 from queue_max.domain.events import EVENTS, Events
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
+from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retry import RetryPolicy
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
@@ -33,6 +34,7 @@ from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.storage.directory import Directory
+from queue_max.storage.presence import Presence
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 MOST_SHARDS = 3
@@ -199,8 +201,15 @@ def dispatch(store: Store, admission: Admission, rng: random.Random) -> Dispatch
 
 
 @pytest.fixture
-def leases(store: Store) -> LeaseService:
-    return LeaseService(store)
+def presence(tmp_path: Path) -> Iterator[Presence]:
+    presence = Presence(tmp_path)
+    yield presence
+    presence.vanish()
+
+
+@pytest.fixture
+def leases(store: Store, presence: Presence) -> LeaseService:
+    return LeaseService(store, presence)
 
 
 @pytest.fixture
@@ -225,8 +234,11 @@ def retry(
 
 
 @pytest.fixture
-def recovery(store: Store, retry: RetryService) -> RecoveryService:
-    return RecoveryService(store, retry, LEASE_TIME)
+def recovery(
+    store: Store, retry: RetryService, presence: Presence, clock: FakeClock
+) -> RecoveryService:
+    watch = LeaseWatch(LEASE_TIME.total_seconds(), clock=lambda: clock.now.timestamp())
+    return RecoveryService(store, retry, presence, watch, LEASE_TIME)
 
 
 @pytest.fixture
@@ -257,10 +269,12 @@ def add(store: Store) -> Callable[..., list[int]]:
 def claim(store: Store) -> Callable[..., Job | None]:
     """Give the next job of a shard to a worker, past all limits."""
 
-    def claim(worker_id: str = "worker-1", *, shard_id: int = 0) -> Job | None:
+    def claim(
+        worker_id: str = "worker-1", *, shard_id: int = 0, holder: str | None = None
+    ) -> Job | None:
         with store.writing(shard_id) as unit:
             unit.jobs.promote_due()
-            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
+            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id, holder)
 
     return claim
 
@@ -269,9 +283,11 @@ def claim(store: Store) -> Callable[..., Job | None]:
 def start(add: Callable[..., list[int]], claim: Callable[..., Job | None]) -> Callable[..., Job]:
     """Store a job and give it to a worker; for where no other job is due."""
 
-    def start(worker_id: str = "worker-1", *, shard_id: int = 0, **fields: Any) -> Job:
+    def start(
+        worker_id: str = "worker-1", *, shard_id: int = 0, holder: str | None = None, **fields: Any
+    ) -> Job:
         [job_id] = add(shard_id=shard_id, **fields)
-        job = claim(worker_id, shard_id=shard_id)
+        job = claim(worker_id, shard_id=shard_id, holder=holder)
         assert job is not None
         assert job.id == job_id
         return job

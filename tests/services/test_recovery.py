@@ -1,8 +1,11 @@
 import itertools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +14,16 @@ from support.clock import FakeClock
 from queue_max.domain.clock import from_text, to_text
 from queue_max.domain.events import Events
 from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.leases import LeaseWatch
 from queue_max.repositories.shard_metadata import Totals
+from queue_max.repositories.unit_of_work import Store
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.inspection import InspectionService
 from queue_max.services.leases import LeaseService
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+from queue_max.storage.presence import Presence
 
 Told = list[tuple[str, dict[str, Any]]]
 Add = Callable[..., list[int]]
@@ -35,10 +41,11 @@ def wait_of(job: Job | None, clock: FakeClock) -> float:
     return (from_text(job.next_retry_at) - clock.now).total_seconds()
 
 
-def die(clock: FakeClock, recovery: RecoveryService, **options: bool) -> None:
-    """Let the workers' leases run out and be noticed."""
+def die(clock: FakeClock, recovery: RecoveryService) -> None:
+    """Let the worker's lease run out and be noticed."""
+    assert recovery.recover_silent() == 0
     clock.advance(31)
-    assert recovery.recover(**options) == 1
+    assert recovery.recover_silent() == 1
 
 
 def test_only_leases_older_than_the_lease_time_are_ended(
@@ -65,16 +72,16 @@ def test_only_the_silent_one_of_two_workers_loses_its_job(
     assert find(alive.id) == alive
 
 
-@pytest.mark.parametrize("at_once", [False, True])
 def test_a_job_whose_lease_is_prolonged_is_left_alone(
-    recovery: RecoveryService, leases: LeaseService, start: Start, clock: FakeClock, at_once: bool
+    recovery: RecoveryService, leases: LeaseService, start: Start, clock: FakeClock
 ) -> None:
     job = start()
     leases.hold(job.lease)
     for _ in range(5):
         clock.advance(20)
         leases.renew()
-        assert recovery.recover(at_once=at_once) == 0
+        assert recovery.recover() == 0
+        assert recovery.recover_silent() == 0
 
 
 def test_jobs_that_do_not_run_are_left_alone(
@@ -136,13 +143,13 @@ def test_when_asked_jobs_are_always_due_at_once(
 ) -> None:
     start(max_attempts=9)
     for attempt in (2, 3, 4):
-        die(clock, recovery, at_once=True)
+        clock.advance(31)
+        assert recovery.recover() == 1
         job = claim()
         assert job is not None
         assert job.attempts == attempt
 
 
-@pytest.mark.parametrize("at_once", [False, True])
 def test_a_job_that_keeps_killing_its_worker_is_buried_after_its_attempts(
     recovery: RecoveryService,
     start: Start,
@@ -152,13 +159,13 @@ def test_a_job_that_keeps_killing_its_worker_is_buried_after_its_attempts(
     dead_letters: DeadLetterService,
     inspection: InspectionService,
     clock: FakeClock,
-    at_once: bool,
 ) -> None:
     job = start(max_attempts=3)
     attempts = 1
     for _ in range(8):
+        recovery.recover_silent()
         clock.advance(31)
-        recovery.recover(at_once=at_once)
+        recovery.recover_silent()
         clock.advance(3600)
         attempts += claim() is not None
     assert attempts == 3
@@ -300,3 +307,152 @@ def test_what_was_recovered_before_a_shard_refused_is_counted(
         events.on("job_retried", lock_after_the_first_step)
         assert recovery.recover() == 200
     assert recovery.recover() == 50
+
+
+# Leases, by a clock of one's own
+
+
+def test_a_lease_is_over_when_it_was_seen_unchanged_for_all_its_time(
+    recovery: RecoveryService, start: Start, find: Find, clock: FakeClock
+) -> None:
+    job = start()
+    clock.advance(10_000)  # nobody looked meanwhile
+    assert recovery.recover_silent() == 0
+    clock.advance(29)
+    assert recovery.recover_silent() == 0
+    assert find(job.id) == job
+    clock.advance(1)
+    assert recovery.recover_silent() == 1
+
+
+def test_a_wall_clock_that_is_set_forward_ends_no_lease(
+    store: Store, recovery: RecoveryService, start: Start, clock: FakeClock
+) -> None:
+    start()
+    recovery.recover_silent()
+    with store.writing(0) as unit:
+        assert unit.jobs.silent_since(clock.now + timedelta(hours=1), 10)
+    assert recovery.recover_silent() == 0
+
+
+def test_a_lease_that_is_prolonged_between_look_and_verdict_is_left_alone(
+    store: Store,
+    recovery: RecoveryService,
+    start: Start,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = start()
+    recovery.recover_silent()
+    clock.advance(31)
+    overdue = LeaseWatch.overdue
+
+    def prolonged_meanwhile(*arguments: Any) -> object:
+        found = overdue(*arguments)
+        with store.writing(0) as unit:
+            unit.jobs.renew([job.lease])
+        return found
+
+    monkeypatch.setattr(LeaseWatch, "overdue", prolonged_meanwhile)
+    assert recovery.recover_silent() == 0
+
+
+# Processes that are no more
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Presence]:
+    """Another process that works on the shards."""
+    other = Presence(tmp_path)
+    other.appear()
+    yield other
+    other.vanish()
+
+
+def crash(process: Presence) -> None:
+    """End without a word, as by SIGKILL: the kernel closes the file."""
+    assert process._file is not None
+    os.close(process._file)
+    process._file = None
+
+
+def test_jobs_a_dead_process_had_started_are_due_again_at_once_and_charged(
+    recovery: RecoveryService, other: Presence, start: Start, find: Find, told: Told
+) -> None:
+    job = start("worker-7", holder=other.identity)
+    other.started(job.lease)
+    assert recovery.recover_dead() == 0
+    crash(other)
+    assert recovery.recover_dead() == 1
+    recovered = find(job.id)
+    assert recovered is not None
+    assert (recovered.status, recovered.attempts) == (JobStatus.PENDING, 1)
+    assert recovered.is_suspect
+    assert recovered.last_error == f"process {other.identity} died while it ran"
+    assert [event for event, _ in told] == ["job_retried"]
+    assert recovery.recover_dead() == 0
+
+
+def test_jobs_it_had_only_claimed_or_finished_are_not_charged(
+    recovery: RecoveryService, other: Presence, start: Start, find: Find, told: Told
+) -> None:
+    claimed = start("worker-1", holder=other.identity)
+    ended = start("worker-1", holder=other.identity)
+    other.started(ended.lease)
+    other.ended(ended.lease)
+    crash(other)
+    assert recovery.recover_dead() == 2
+    for job in (claimed, ended):
+        waiting = find(job.id)
+        assert waiting is not None
+        assert (waiting.status, waiting.attempts) == (JobStatus.PENDING, 0)
+        assert not waiting.is_suspect
+    assert told == []
+
+
+@pytest.mark.parametrize("content", [b"", b"another boot\n", b"\xff" * 200])
+def test_where_it_cannot_be_told_what_had_started_all_are_charged(
+    recovery: RecoveryService, other: Presence, start: Start, find: Find, content: bytes
+) -> None:
+    job = start("worker-1", holder=other.identity)
+    other._path().write_bytes(content)
+    crash(other)
+    assert recovery.recover_dead() == 1
+    recovered = find(job.id)
+    assert recovered is not None
+    assert recovered.attempts == 1
+
+
+@two_shards
+@pytest.mark.parametrize("busy_timeout_ms", [50])
+def test_what_a_locked_shard_kept_from_being_recovered_is_recovered_later(
+    recovery: RecoveryService,
+    other: Presence,
+    start: Start,
+    locked: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    for shard_id in range(2):
+        start("worker-1", shard_id=shard_id, holder=other.identity)
+    crash(other)
+    with locked(1):
+        assert recovery.recover_dead() == 1
+    assert recovery.recover_dead() == 1
+    assert not other._path().exists()
+
+
+def test_many_processes_that_died_are_recovered_by_many_without_one_job_twice(
+    store: Store, retry: RetryService, tmp_path: Path, start: Start, told: Told
+) -> None:
+    for _ in range(10):
+        process = Presence(tmp_path)
+        process.appear()
+        process.started(start("worker-1", holder=process.identity).lease)
+        crash(process)
+    recoverers = [
+        RecoveryService(store, retry, Presence(tmp_path), LeaseWatch(30), timedelta(seconds=30))
+        for _ in range(4)
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        numbers = list(threads.map(RecoveryService.recover_dead, recoverers))
+    assert sum(numbers) == 10
+    assert len({facts["job_id"] for _, facts in told}) == 10

@@ -450,9 +450,9 @@ def test_an_idle_worker_takes_no_tokens(
     looks = threading.Semaphore(0)
     claim = queue.services.dispatch.claim
 
-    def counted(worker_id: str) -> Job | None:
+    def counted(worker_id: str, **options: Any) -> Job | None:
         looks.release()
-        return claim(worker_id)
+        return claim(worker_id, **options)
 
     monkeypatch.setattr(queue.services.dispatch, "claim", counted)
     worker = Worker("w", lambda payload: None, queue, poll_interval=0.001)

@@ -92,8 +92,8 @@ def spawn(tmp_path: Path, data_dir: Path) -> Iterator[Spawn]:
         process.communicate()
 
 
-def runs_of(job: int) -> list[int]:
-    """Tell the ids of the processes in which a job began."""
+def runs_of(job: int | str) -> list[int]:
+    """Read the numbers that the runs of a job have noted."""
     path = Path(f"{job}.runs")
     return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -174,3 +174,103 @@ def tell(process: "subprocess.Popen[bytes]", line: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(line)
     process.stdin.flush()
+
+
+# Far longer than a test: who recovers a job does not go by its lease.
+LONG_LEASES = {"STUCK_TIMEOUT": 600_000, "HEARTBEAT_INTERVAL": 50, "RECOVERY_INTERVAL": 50}
+
+
+def test_on_one_host_the_job_of_a_dead_process_does_not_wait_for_its_lease(
+    make_queue: MakeQueue, spawn: Spawn, eventually: Eventually
+) -> None:
+    queue = make_queue(shards=2)
+    queue.enqueue({"n": 1})
+    first = spawn(STAYING_WORKER, "worker-1", **LONG_LEASES)
+    eventually(lambda: runs_of(1))
+    second = spawn(STAYING_WORKER, "worker-2", **LONG_LEASES)
+    first.send_signal(signal.SIGKILL)
+    first.wait(30)
+    eventually(lambda: len(runs_of(1)) == 2)
+    assert runs_of(1) == [first.pid, second.pid]
+
+
+def test_a_process_that_is_only_stopped_keeps_its_job_until_its_lease_is_over(
+    make_queue: MakeQueue, spawn: Spawn, eventually: Eventually, data_dir: Path
+) -> None:
+    queue = make_queue(shards=2)
+    queue.enqueue({"n": 1})
+    stopped = spawn(STAYING_WORKER, "worker-1", **LONG_LEASES)
+    eventually(lambda: runs_of(1))
+    stopped.send_signal(signal.SIGSTOP)
+    killed = spawn(STAYING_WORKER, "worker-2", **LONG_LEASES)
+    queue.enqueue({"n": 2})
+    eventually(lambda: runs_of(2))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(30)
+    spawn(STAYING_WORKER, "worker-3", **LONG_LEASES)
+    eventually(lambda: len(runs_of(2)) == 2)  # so the third has looked at both
+    assert runs_of(1) == [stopped.pid]
+
+
+def test_a_process_that_ends_well_leaves_nothing_behind(
+    make_queue: MakeQueue, spawn: Spawn, eventually: Eventually, data_dir: Path
+) -> None:
+    queue = make_queue(shards=2)
+    queue.enqueue({"n": 1})
+    process = spawn(STAYING_WORKER, "worker-1")
+    eventually(lambda: runs_of(1))
+    assert [path.suffix for path in (data_dir / "workers").iterdir()] == [".lock"]
+    Path("leave").touch()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert list((data_dir / "workers").iterdir()) == []
+
+
+# Ten threads; a job named "poison" kills the process, others note when they run, and beside whom.
+POISONED_PROCESS = """
+import os, signal, sys, threading, time
+from queue_max import Queue, Worker, WorkerPool
+
+running = set()
+
+def work(payload):
+    name = payload["n"]
+    running.add(name)
+    time.sleep(0.005)
+    with open(f"{name}.runs", "a") as runs:
+        runs.write(f"{len(running)}\\n")
+    if str(name).startswith("poison"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    running.discard(name)
+
+pool = WorkerPool([Worker(f"w{n}", work, Queue(), poll_interval=0.01) for n in range(10)])
+pool.start_all()
+sys.stdin.read()
+pool.stop_all()
+"""
+
+
+def test_jobs_that_kill_their_worker_are_buried_and_no_other_is(
+    make_queue: MakeQueue, spawn: Spawn
+) -> None:
+    queue = make_queue(shards=2)
+    names = [f"poison{n}" if n % 10 == 5 else n for n in range(20)]
+    queue.enqueue_batch(
+        [{"payload": {"n": name}, "max_retries": 2, "retry_delay": 0} for name in names]
+    )
+    deaths = 0
+    while not queue.wait_until_empty(0):
+        process = spawn(POISONED_PROCESS, **LONG_LEASES)
+        while process.poll() is None and not queue.wait_until_empty(0.1):
+            pass
+        if process.poll() is None:
+            break
+        assert process.returncode == -signal.SIGKILL
+        deaths += 1
+    failed = queue.get_failed_jobs()
+    assert sorted(job.payload["n"] for job in failed) == ["poison15", "poison5"]
+    assert {job.error_type for job in failed} == {"WorkerDied"}
+    assert queue.get_stats()["completed"] == 18
+    assert deaths <= 2 * 3
+    # Whoever had seen its worker die before ran with nobody beside it.
+    assert all(runs_of(f"poison{n}")[1:] == [1, 1] for n in (5, 15))

@@ -1,0 +1,148 @@
+"""Which processes work on a directory: each holds the lock of a file of its own while it lives.
+
+The kernel gives such a lock (flock) back when its process ends, however it ends, and not while it
+is only stopped. The file says which jobs the process has really started, so that only those are
+charged with its death.
+"""
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from queue_max import forking
+from queue_max.domain.job import Lease
+
+try:
+    import fcntl
+except ImportError:  # Windows: the time of leases alone tells who is dead
+    fcntl = None  # type: ignore[assignment]
+
+_SLOT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a process has left that ended without a word."""
+
+    identity: str
+    started: frozenset[Lease] | None
+    """The jobs it had started and not finished; None when that cannot be told."""
+    path: Path
+
+    def is_charged(self, lease: Lease) -> bool:
+        """Tell whether a job that the process held counts its end as an attempt."""
+        return self.started is None or lease in self.started
+
+    def clear(self) -> None:
+        """Remove the file, once all jobs of the process are taken care of."""
+        self.path.unlink(missing_ok=True)
+
+
+class Presence:
+    """What others see of this process: a new identity each time it begins to work."""
+
+    def __init__(self, directory: Path) -> None:
+        self._folder = directory / "workers"
+        self._lock = forking.lock()
+        self.identity: str | None = None
+        """None while the process does not work."""
+        self._file: int | None = None
+        self._slots: dict[Lease, int] = {}
+        self._free: list[int] = []
+        forking.in_child(self._forget)
+
+    def appear(self) -> None:
+        """Take an identity, and the lock that shows others that this process lives."""
+        host = re.sub(r"[^\w.-]", "_", socket.gethostname())[:64]
+        self.identity = f"{host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if fcntl is None:
+            return
+        draft = self._folder / f".{self.identity}"
+        file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.pwrite(file, _header(), 0)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        draft.rename(self._path())  # locked before anybody can see it
+        self._file = file
+
+    def vanish(self) -> None:
+        """Give the identity up; nothing is left of it."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._path().unlink(missing_ok=True)
+        self._forget()
+
+    def started(self, lease: Lease) -> None:
+        """Note that a job has begun."""
+        with self._lock:
+            slot = self._free.pop() if self._free else len(self._slots)
+            self._slots[lease] = slot
+            self._write(slot, b"%d %d %d" % lease)
+
+    def ended(self, lease: Lease) -> None:
+        """Note that a job runs no longer."""
+        with self._lock:
+            slot = self._slots.pop(lease, None)
+            if slot is not None:
+                self._free.append(slot)
+                self._write(slot, b"")
+
+    def dead(self) -> Iterator[Remains]:
+        """Find processes of this host that are no more; each is given to one caller at a time."""
+        if fcntl is None:
+            return
+        for path in self._folder.glob("*.lock"):
+            if self.identity and path == self._path():
+                continue
+            with suppress(FileNotFoundError, PermissionError):  # somebody was faster; not ours
+                file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield Remains(path.stem, _read_started(file), path)
+                except BlockingIOError:
+                    continue  # it lives
+                finally:
+                    os.close(file)
+
+    def _path(self) -> Path:
+        return self._folder / f"{self.identity}.lock"
+
+    def _write(self, slot: int, text: bytes) -> None:
+        if self._file is not None:
+            os.pwrite(self._file, text.ljust(_SLOT - 1) + b"\n", (slot + 1) * _SLOT)
+
+    def _forget(self) -> None:
+        """Be nobody: at the end, and in a child of fork, where closing does not unlock."""
+        if self._file is not None:
+            os.close(self._file)
+        self.identity, self._file = None, None
+        self._slots, self._free = {}, []
+
+
+def _header() -> bytes:
+    return _boot().ljust(_SLOT - 1) + b"\n"
+
+
+def _boot() -> bytes:
+    """Name the present run of the machine; empty where it has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
+
+
+def _read_started(file: int) -> frozenset[Lease] | None:
+    """Read the jobs of a file; of another run of the machine, what was written last may lack."""
+    lines = os.pread(file, 64 * 1024 * 1024, 0).splitlines() or [b""]
+    header, *slots = (line.strip() for line in lines)
+    if not header or header != _boot():
+        return None
+    try:
+        return frozenset(Lease(*map(int, slot.split())) for slot in slots if slot)
+    except (TypeError, ValueError):
+        return None

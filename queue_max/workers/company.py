@@ -1,0 +1,58 @@
+"""Letting a suspect run alone: a job that saw its worker die, and may have been the reason.
+
+Were it to kill this process too, jobs that ran beside it would be charged, and in the end buried,
+for nothing.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from queue_max import forking
+
+
+class Company:
+    """Who runs jobs in this process: many together, or one alone."""
+
+    def __init__(self) -> None:
+        self._reset()
+        forking.in_child(self._reset)
+
+    def _reset(self) -> None:
+        """Begin with nobody: at first, and in a child of fork."""
+        self._changed = threading.Condition()
+        self._running = 0
+        self._loners = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run beside others; waits while one runs alone, or waits to."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._loners)
+            self._running += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run with nobody else; waits until all others have ended."""
+        with self._changed:
+            self._loners += 1
+            self._changed.wait_for(lambda: not self._running)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._loners -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+
+in_this_process = Company()

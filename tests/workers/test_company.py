@@ -1,0 +1,72 @@
+"""Who runs jobs in a process: many together, or one alone."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from queue_max.workers.company import Company
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def test_many_run_together(threads: ThreadPoolExecutor) -> None:
+    company, meeting = Company(), threading.Barrier(8)
+
+    def meet(_: int) -> bool:
+        with company.together():
+            meeting.wait(20)
+            return True
+
+    assert all(threads.map(meet, range(8)))
+
+
+def test_one_alone_waits_for_all_others_and_they_for_it(threads: ThreadPoolExecutor) -> None:
+    company, running, most = Company(), [], []
+
+    def run(number: int) -> None:
+        entry = company.alone() if number % 10 == 0 else company.together()
+        with entry:
+            running.append(number)
+            if number % 10 == 0:
+                most.append(len(running))
+            running.remove(number)
+
+    list(threads.map(run, range(2_000)))
+    assert most == [1] * 200
+
+
+def test_nobody_joins_while_one_waits_to_be_alone(threads: ThreadPoolExecutor) -> None:
+    company, leave, order = Company(), threading.Event(), []
+
+    def alone() -> None:
+        with company.alone():
+            order.append("alone")
+
+    def together() -> None:
+        with company.together():
+            order.append("together")
+
+    with company.together():
+        loner = threads.submit(alone)
+        while not company._loners:
+            leave.wait(0.001)
+        late = threads.submit(together)
+        assert not order
+    loner.result(20)
+    late.result(20)
+    assert order == ["alone", "together"]
+
+
+def test_an_error_leaves_the_place_free(threads: ThreadPoolExecutor) -> None:
+    company = Company()
+    for enter in (company.alone, company.together, company.alone):
+        with pytest.raises(ZeroDivisionError), enter():
+            raise ZeroDivisionError
+    with company.alone():
+        pass
