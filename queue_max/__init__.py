@@ -2,12 +2,15 @@
 
 from queue_max.domain.failures import is_retryable_error
 from queue_max.domain.job import Job, JobHandle, JobPriority, JobResult, JobStatus
+from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import (
+    Cancel,
     CircuitBreakerOpenError,
     ConfigurationError,
     InvalidJobError,
     JobFailedError,
     JobNotFoundError,
+    JobSignal,
     JobTimeoutError,
     LeaseLostError,
     PartialBatchError,
@@ -17,12 +20,14 @@ from queue_max.exceptions import (
     QueueError,
     QueueNotFoundError,
     RateLimitError,
+    Retry,
     SchemaError,
     ShardBusyError,
     ShardDamagedError,
     ShardError,
     ShardMissingError,
     ShardNotFoundError,
+    Snooze,
 )
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter, RateLimitUnit
@@ -33,6 +38,7 @@ from queue_max.workers.worker import Worker, WorkerState
 __version__ = "1.0.0.dev0"
 
 __all__ = [
+    "Cancel",
     "CircuitBreaker",
     "CircuitBreakerOpenError",
     "CircuitState",
@@ -44,6 +50,7 @@ __all__ = [
     "JobNotFoundError",
     "JobPriority",
     "JobResult",
+    "JobSignal",
     "JobStatus",
     "JobTimeoutError",
     "LeaseLostError",
@@ -57,12 +64,15 @@ __all__ = [
     "RateLimitError",
     "RateLimitUnit",
     "RateLimiter",
+    "Retry",
+    "RetryPolicy",
     "SchemaError",
     "ShardBusyError",
     "ShardDamagedError",
     "ShardError",
     "ShardMissingError",
     "ShardNotFoundError",
+    "Snooze",
     "Worker",
     "WorkerPool",
     "WorkerState",

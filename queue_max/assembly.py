@@ -71,7 +71,13 @@ def open_directory(settings: Settings) -> Directory:
     return Directory(settings.data_dir, storage_options(settings))
 
 
-def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True) -> Services:
+def build(
+    settings: Settings,
+    *,
+    retry_policy: RetryPolicy,
+    auto_migrate: bool = True,
+    create: bool = True,
+) -> Services:
     """Open the data directory and wire everything to it.
 
     With `create` off, QueueNotFoundError when no queue lies there.
@@ -100,19 +106,23 @@ def build(settings: Settings, *, auto_migrate: bool = True, create: bool = True)
         store.close()
         directory.close()
 
-    return _wire(settings, store, Presence(directory.path), close)
+    return _wire(settings, store, Presence(directory.path), retry_policy, close)
 
 
 def _wire(
-    settings: Settings, store: Store, presence: Presence, close: Callable[[], None]
+    settings: Settings,
+    store: Store,
+    presence: Presence,
+    retry_policy: RetryPolicy,
+    close: Callable[[], None],
 ) -> Services:
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
     limiter = RateLimiter(settings.rate_limit)
     breaker = CircuitBreaker(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
     admission = Admission(limiter, breaker)
-    dead_letters = DeadLetterService(store)
-    retry = RetryService(store, RetryPolicy(rng), dead_letters, admission, events)
+    dead_letters = DeadLetterService(store, settings.max_retries)
+    retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(

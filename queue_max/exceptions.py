@@ -19,7 +19,11 @@ QueueError
 │   └── JobTimeoutError             it ran longer than it may (also a TimeoutError)
 ├── RateLimitError              no token in time (carries retry_after)
 ├── CircuitBreakerOpenError     the circuit is open (carries retry_after)
-└── Permanent                   raised by user code: bury this job, do not retry it
+└── JobSignal                   raised or returned by user code, on the job it runs
+    ├── Permanent                   bury it: another attempt would fail as well
+    ├── Retry                       let it be tried again, after some time
+    ├── Snooze                      run it later; this was no attempt
+    └── Cancel                      end it as cancelled
 """
 
 from collections.abc import Mapping, Sequence
@@ -153,5 +157,38 @@ class CircuitBreakerOpenError(QueueError):
         self.retry_after = retry_after
 
 
-class Permanent(QueueError):  # noqa: N818 - a verdict on the job that user code raises, not a fault
-    """Raise it from a job to bury the job at once: another attempt would fail as well."""
+def _checked_wait(after: float) -> float:
+    if not isinstance(after, int | float) or not after >= 0:
+        raise ConfigurationError(f"after={after!r}: should be 0 seconds or more")
+    return float(after)
+
+
+class JobSignal(QueueError):  # noqa: N818 - these are what user code raises, not faults
+    """What a job's function may raise, or return, to say what becomes of the job."""
+
+
+class Permanent(JobSignal):
+    """Bury the job at once: another attempt would fail as well."""
+
+
+class Retry(JobSignal):
+    """The attempt failed; the next one comes `after` seconds, or when the retry policy says."""
+
+    def __init__(self, after: float | None = None, reason: str = "asked to be tried again") -> None:
+        super().__init__(reason)
+        self.after = None if after is None else _checked_wait(after)
+
+
+class Snooze(JobSignal):
+    """Run the job again `after` seconds; this run counts neither as an attempt nor as a failure."""
+
+    def __init__(self, after: float, reason: str = "snoozed") -> None:
+        super().__init__(reason)
+        self.after = _checked_wait(after)
+
+
+class Cancel(JobSignal):
+    """End the job as cancelled: there is nothing to do any more."""
+
+    def __init__(self, reason: str = "cancelled by its function") -> None:
+        super().__init__(reason)

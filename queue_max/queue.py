@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +14,8 @@ from queue_max.assembly import Services, build
 from queue_max.domain.events import Callback
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, JobStatus
 from queue_max.domain.jobfile import Format
-from queue_max.exceptions import ConfigurationError
+from queue_max.domain.retry import RetryPolicy
+from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.settings import Settings
 
@@ -36,6 +36,7 @@ class Queue:
       (CIRCUIT_TIMEOUT, 60).
     - `rate_limiter_timeout`: seconds that `pop_job` waits for the rate limiter.
     - `durability`: "full" (QUEUE_MAX_DURABILITY, the default) or "normal".
+    - `retry`: the RetryPolicy of jobs that have none of their own; it holds in this process.
     - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
     - `create`: whether to make a queue where there is none; if not, QueueNotFoundError.
 
@@ -53,10 +54,13 @@ class Queue:
         rate_limiter_timeout: float = 5.0,
         *,
         durability: str | None = None,
+        retry: RetryPolicy | None = None,
         auto_migrate: bool = True,
         create: bool = True,
     ) -> None:
-        checks.seconds("rate_limiter_timeout", rate_limiter_timeout, zero=True)
+        rate_limiter_timeout = checks.seconds(
+            "rate_limiter_timeout", rate_limiter_timeout, zero=True
+        )
         settings = Settings.load(
             shards=shards,
             rate_limit=rate_limit,
@@ -66,7 +70,14 @@ class Queue:
             circuit_breaker_timeout=circuit_breaker_timeout,
             durability=durability,
         )
-        self.services: Services = build(settings, auto_migrate=auto_migrate, create=create)
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry={checks.shown(retry)}: should be a RetryPolicy")
+        self.services: Services = build(
+            settings,
+            retry_policy=retry or RetryPolicy(),
+            auto_migrate=auto_migrate,
+            create=create,
+        )
         """The parts beneath, for workers and the command line."""
         self.num_shards = len(self.services.store.shard_ids)
         self.max_retries = settings.max_retries
@@ -75,6 +86,8 @@ class Queue:
         self.rate_limiter = self.services.limiter
         self.circuit_breaker = self.services.breaker
         self.shard_manager = ShardManager(self.services)
+        self.dead_letters = self.services.dead_letters
+        """What is kept of jobs that failed for good: list, requeue, discard, export them."""
         self._opened_at = time.monotonic()
         # A queue that is dropped without close() must not keep its threads and files.
         self._closing = weakref.finalize(self, self.services.close)
@@ -87,12 +100,14 @@ class Queue:
         max_retries: int | None = None,
         *,
         retry_delay: int = DEFAULT_RETRY_DELAY,
+        retry: RetryPolicy | None = None,
     ) -> JobHandle:
         """Store one job; once this returns, it survives the death of any process.
 
         `payload` is a dict that JSON can express: string keys, no NaN, at most 20 levels and
         10 MiB. Jobs of one `pagina_id` share a shard. `priority` is 0, 1 or 2, the highest
-        first. `max_retries` and `retry_delay`, in seconds, rule the attempts after a failure.
+        first. `max_retries` and `retry_delay`, in seconds, rule the attempts after a failure, as
+        does the RetryPolicy `retry`, which goes before that of the queue.
 
         Gives a dict of `id` and `shard_id`. Raises InvalidJobError, a ValueError, for a bad
         argument, and ShardError when the job could not be stored.
@@ -104,6 +119,7 @@ class Queue:
                 "priority": priority,
                 "max_retries": max_retries,
                 "retry_delay": retry_delay,
+                "retry": retry,
             }
         )
 
@@ -114,6 +130,7 @@ class Queue:
         InvalidJobError names its position. PartialBatchError tells what other shards stored
         when one could not.
         """
+        checks.instance("jobs", jobs, Iterable, "an iterable of dicts", error=InvalidJobError)
         handles = self.services.intake.submit_many(jobs)
         return {"total": len(handles), "jobs": handles}
 
@@ -126,9 +143,11 @@ class Queue:
         `skip_bad_lines` the good ones are taken, and `skipped` counts the others.
         """
         if fmt not in tuple(Format):
-            raise ConfigurationError(f"Unsupported format: {fmt!r}; there are jsonl and csv")
+            raise ConfigurationError(
+                f"Unsupported format: {checks.shown(fmt)}; there are jsonl and csv"
+            )
         taken, skipped = self.services.intake.submit_file(
-            Path(filepath), Format(fmt), skip_bad_lines=skip_bad_lines
+            checks.path("filepath", filepath), Format(fmt), skip_bad_lines=skip_bad_lines
         )
         return {"total": taken, "skipped": skipped} if skip_bad_lines else {"total": taken}
 
@@ -138,6 +157,7 @@ class Queue:
         None when no job is due, the circuit is open, or the rate limiter has no token within
         `rate_limiter_timeout`. The lease ends after STUCK_TIMEOUT unless `heartbeat` prolongs it.
         """
+        checks.text("worker_id", worker_id)
         return self.services.dispatch.claim(worker_id, patience=self.rate_limiter_timeout)
 
     def complete_job(self, job_id: int, shard_id: int, fence: int | None = None) -> bool:
@@ -146,6 +166,7 @@ class Queue:
         With the `fence` of the job that `pop_job` gave, raises LeaseLostError when the job has
         been finished, or given to another worker.
         """
+        _check_run(job_id, shard_id, fence)
         return self.services.settlement.complete(job_id, shard_id, fence=fence)
 
     def fail_job(
@@ -161,6 +182,8 @@ class Queue:
         It is buried when `permanent`, or when it has had all its attempts. `fence` as for
         `complete_job`.
         """
+        checks.instance("error", error, (BaseException, str), "an exception or a str")
+        _check_run(job_id, shard_id, fence)
         verdict = self.services.retry.settle(
             job_id, shard_id, error, permanent=permanent, fence=fence
         )
@@ -168,6 +191,8 @@ class Queue:
 
     def heartbeat(self, shard_id: int, worker_id: str) -> int:
         """Prolong the leases of the jobs that a worker runs in a shard; gives their number."""
+        checks.identity("shard_id", shard_id)
+        checks.text("worker_id", worker_id)
         return self.services.leases.renew_of_worker(shard_id, worker_id)
 
     def recover_orphans(self) -> int:
@@ -179,6 +204,8 @@ class Queue:
 
     def retry_failed_jobs(self, shard_id: int | None = None) -> int:
         """Give all failed jobs, or those of a shard, a fresh budget of attempts."""
+        if shard_id is not None:
+            checks.identity("shard_id", shard_id)
         chosen = self.services.store.shard_ids if shard_id is None else [shard_id]
         return sum(self.services.dead_letters.revive(each) for each in chosen)
 
@@ -201,6 +228,8 @@ class Queue:
         self, status: str | None = None, limit: int | None = 100, shard_id: int | None = None
     ) -> list[Job]:
         """Read jobs, the newest first, at most `limit` in all; "pending" includes scheduled."""
+        if shard_id is not None:
+            checks.identity("shard_id", shard_id)
         return self.services.inspection.jobs(_statuses(status), limit, shard_id)
 
     def get_failed_jobs(self, limit: int = 100) -> list[Job]:
@@ -226,6 +255,7 @@ class Queue:
 
     def wait_for_jobs(self, count: int = 1, timeout: float | None = None) -> bool:
         """Wait until `count` jobs wait; False when that takes longer than `timeout` seconds."""
+        checks.whole("count", count, at_least=0)
         return self.services.inspection.wait_until(
             lambda counts: counts.pending + counts.scheduled >= count, timeout
         )
@@ -292,15 +322,26 @@ class ShardManager:
 
     def get_dead_letter_queue(self, shard_id: int, limit: int = 100) -> list[dict[str, Any]]:
         """Read the dead letters of a shard, the newest first."""
-        return self._services.dead_letters.newest(shard_id, limit)
+        checks.identity("shard_id", shard_id)
+        return list(self._services.dead_letters.newest(shard_id, limit))
 
     def get_stats(self, shard_id: int) -> dict[str, int]:
         """Count the jobs of a shard by state."""
+        checks.identity("shard_id", shard_id)
         return _counts_of(self._services, shard_id)
 
     def retry_job(self, shard_id: int, job_id: int) -> bool:
         """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
+        checks.identity("shard_id", shard_id)
+        checks.identity("job_id", job_id)
         return self._services.dead_letters.revive(shard_id, job_id) == 1
+
+
+def _check_run(job_id: int, shard_id: int, fence: int | None) -> None:
+    checks.identity("job_id", job_id)
+    checks.identity("shard_id", shard_id)
+    if fence is not None:
+        checks.identity("fence", fence)
 
 
 def _statuses(status: str | None) -> Collection[JobStatus]:
@@ -309,7 +350,7 @@ def _statuses(status: str | None) -> Collection[JobStatus]:
         return JobStatus.PENDING, JobStatus.SCHEDULED
     if status is not None and status not in tuple(JobStatus):
         raise ConfigurationError(
-            f"status={status!r}: should be None or one of {', '.join(JobStatus)}"
+            f"status={checks.shown(status)}: should be None or one of {', '.join(JobStatus)}"
         )
     return tuple(JobStatus) if status is None else (JobStatus(status),)
 

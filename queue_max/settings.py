@@ -3,16 +3,17 @@
 import math
 import os
 from collections.abc import Collection
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from queue_max.checks import shown
+from queue_max.checks import LARGEST, shown
 from queue_max.exceptions import ConfigurationError
 
 PREFIX = "QUEUE_MAX_"
@@ -40,7 +41,7 @@ class LogLevel(StrEnum):
 
 
 def _whole_or_infinite(value: object) -> object:
-    """Read a limit: a whole number of at least 1; "none" or infinity switch it off."""
+    """Read a limit: a whole number from 1; "none" or infinity switch it off."""
     if isinstance(value, str) and value.strip().lower() in {"none", "inf"}:
         return math.inf
     if value == math.inf:
@@ -49,8 +50,10 @@ def _whole_or_infinite(value: object) -> object:
         number = int(value) if isinstance(value, str) else value
     except ValueError:
         number = None
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError("Input should be a whole number of at least 1, or none for no limit")
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= LARGEST:
+        raise ValueError(
+            f"Input should be a whole number from 1 to {LARGEST}, or none for no limit"
+        )
     return number
 
 
@@ -67,12 +70,44 @@ def _not_bool(value: object) -> object:
     return value
 
 
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("Input should name a folder")
+    return value
+
+
+def _folder(path: Path) -> Path:
+    """Refuse what cannot be a folder of files; the path stays as it was given."""
+    try:
+        place = str(path.expanduser().absolute())
+        place.encode()
+    except RuntimeError:
+        user = path.parts[0]
+        raise ValueError(
+            f"Input should not begin with {user}: that user has no home folder here"
+        ) from None
+    except FileNotFoundError:
+        raise ValueError(
+            "Input should be an absolute path, for the current folder is gone"
+        ) from None
+    except UnicodeEncodeError:
+        raise ValueError("Input should be UTF-8") from None
+    if "\0" in place:
+        raise ValueError("Input should hold no NUL")
+    if os.path.exists(place) and not os.path.isdir(place):
+        raise ValueError("Input should be a folder, and is a file")
+    return path
+
+
 LONGEST_MS = 2**31 - 1  # 24 days: what SQLite takes as a busy timeout
+MOST_PAGES = 2**31 - 1  # what SQLite takes as the size of a cache
+MOST_MAPPED = 0x7FFF0000  # bytes; SQLite maps no more of a file
 
 Limit = Annotated[int | float, BeforeValidator(_whole_or_infinite)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
 Milliseconds = Annotated[Whole, Field(ge=1, le=LONGEST_MS)]
 Seconds = Annotated[float, BeforeValidator(_not_bool)]
+Folder = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_folder)]
 
 
 def _named(name: str, *, default: Any, **constraints: Any) -> Any:
@@ -105,10 +140,10 @@ class Settings(BaseSettings):
     )
     """Seconds before an open circuit lets a probe pass."""
     busy_timeout_ms: Milliseconds = _named("DB_BUSY_TIMEOUT", default=30_000)
-    data_dir: Path = _named("DATA_DIR", default=Path("data"))
-    cache_size: Whole = _named("CACHE_SIZE", default=500, ge=1)
+    data_dir: Folder = _named("DATA_DIR", default="data", validate_default=True)
+    cache_size: Whole = _named("CACHE_SIZE", default=500, ge=1, le=MOST_PAGES)
     """SQLite's page cache for each connection, in pages of 4 KiB."""
-    mmap_size: Whole = _named("MMAP_SIZE", default=0, ge=0)
+    mmap_size: Whole = _named("MMAP_SIZE", default=0, ge=0, le=MOST_MAPPED)
     heartbeat_interval_ms: Milliseconds = _named("HEARTBEAT_INTERVAL", default=5_000)
     stuck_timeout_ms: Milliseconds = _named("STUCK_TIMEOUT", default=30_000)
     recovery_interval_ms: Milliseconds = _named("RECOVERY_INTERVAL", default=10_000)
@@ -149,6 +184,17 @@ def names_of(field: FieldInfo) -> list[str]:
     return [str(choice) for choice in field.validation_alias.choices]
 
 
+def misspelt() -> dict[str, str]:
+    """Find variables that begin as ours do and are none, each with the nearest name of ours."""
+    known = [name for field in Settings.model_fields.values() for name in names_of(field)]
+    found = os.environ.keys() | dotenv_values(ENV_FILE).keys()  # noqa: TID251 - as below
+    return {
+        name: get_close_matches(name, known, n=1, cutoff=0)[0]
+        for name in sorted(found)
+        if name.startswith(PREFIX) and name not in known
+    }
+
+
 def _explain(error: ValidationError, arguments: Collection[str]) -> str:
     return "; ".join(
         f"{_source(str(problem['loc'][0]), arguments)}={shown(problem['input'])}: "
@@ -162,7 +208,7 @@ def _source(variable: str, arguments: Collection[str]) -> str:
     field, names = next(
         (field, names)
         for field, info in Settings.model_fields.items()
-        if variable in (names := names_of(info))
+        if variable in (field, *(names := names_of(info)))  # a default goes by the field
     )
     if variable in arguments:
         return field
@@ -170,4 +216,4 @@ def _source(variable: str, arguments: Collection[str]) -> str:
         if os.environ.get(name):  # noqa: TID251 - this module is the edge
             return name
     written = dotenv_values(ENV_FILE)
-    return next((f"{name} (in {ENV_FILE})" for name in names if written.get(name)), variable)
+    return next((f"{name} (in {ENV_FILE})" for name in names if written.get(name)), names[0])

@@ -49,6 +49,12 @@ ONE_OF_EACH = [
     exceptions.CircuitBreakerOpenError("no", 1.5),
     exceptions.Permanent("no"),
     exceptions.Permanent(),
+    exceptions.JobSignal("no"),
+    exceptions.Retry(3, "no"),
+    exceptions.Retry(),
+    exceptions.Snooze(3),
+    exceptions.Cancel("no"),
+    exceptions.Cancel(),
 ]
 
 each_error = pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)

@@ -37,6 +37,9 @@ from queue_max.storage import driver
 
 LONG_AGO = "2000-01-01T00:00:00.000Z"
 
+TOO_LONG = pytest.param(10**5000, id="5001 digits")
+"""A number that Python does not write."""
+
 MakeQueue = Callable[..., Queue]
 
 
@@ -154,12 +157,13 @@ def test_an_argument_beats_the_environment(
     ("name", "value"),
     [
         *((name, value) for name in ("shards", "rate_limit") for value in (0, -1, True, 1.5)),
+        *((name, 2**63) for name in ("rate_limit", "circuit_breaker_threshold")),
         *(("max_retries", value) for value in (-1, True, 0.5, math.inf)),
         *(("circuit_breaker_threshold", value) for value in (0, -1, False, 1.5)),
         *(("circuit_breaker_timeout", value) for value in (0, -1, True, math.nan, math.inf)),
         *(("rate_limiter_timeout", value) for value in (-1, True, math.nan, "soon")),
         *(("durability", value) for value in (True, "half")),
-        *(("data_dir", value) for value in (0, True)),
+        *(("data_dir", value) for value in (0, True, "a\0b", "a\ud800b")),
     ],
 )
 def test_a_bad_argument_is_an_error_that_names_it_and_leaves_no_trace(
@@ -168,6 +172,13 @@ def test_a_bad_argument_is_an_error_that_names_it_and_leaves_no_trace(
     with pytest.raises(ConfigurationError, match=rf"{name}=.*(should|is not)"):
         make_queue(**{name: value})
     assert not data_dir.exists()
+
+
+def test_a_time_longer_than_any_clock_counts_is_as_good_as_for_ever(make_queue: MakeQueue) -> None:
+    queue = make_queue(shards=1, rate_limiter_timeout=10**400)
+    queue.enqueue({})
+    assert queue.pop_job("w") is not None
+    assert queue.wait_for_jobs(0, timeout=10**400) is True
 
 
 def test_limits_can_be_switched_off(make_queue: MakeQueue) -> None:
@@ -329,6 +340,12 @@ def test_a_batch_gives_its_handles_in_order(make_queue: MakeQueue) -> None:
     }
 
 
+@pytest.mark.parametrize("jobs", [None, 5])
+def test_a_batch_is_something_to_go_through(queue: Queue, jobs: Any) -> None:
+    with pytest.raises(InvalidJobError, match=f"^jobs={jobs}: should be an iterable of dicts"):
+        queue.enqueue_batch(jobs)
+
+
 @pytest.mark.parametrize("jobs", [[], iter(())])
 def test_a_batch_may_be_empty(queue: Queue, jobs: Any) -> None:
     assert queue.enqueue_batch(jobs) == {"total": 0, "jobs": []}
@@ -419,7 +436,35 @@ def test_an_unknown_format_is_a_value_error(queue: Queue) -> None:
     assert isinstance(raised.value, ValueError)
 
 
+@pytest.mark.parametrize("path", [None, 5, b"jobs", "a\0b", "a\ud800b"])
+def test_the_path_of_a_file_is_one_that_a_file_may_have(queue: Queue, path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^filepath=.*: should be a path"):
+        queue.enqueue_from_file(path)
+
+
 # Giving jobs to workers
+
+
+@pytest.mark.parametrize("worker_id", [b"w", 5, [], object(), "\ud800", "a\0b"])
+@pytest.mark.parametrize(
+    "call", [lambda queue, name: queue.pop_job(name), lambda queue, name: queue.heartbeat(0, name)]
+)
+def test_a_worker_is_named_by_a_text_that_can_be_stored(
+    queue: Queue, call: Callable[[Queue, Any], object], worker_id: Any
+) -> None:
+    queue.enqueue({})
+    with pytest.raises(ConfigurationError, match=r"^worker_id=.*: should be a str"):
+        call(queue, worker_id)
+    assert queue.get_processing_jobs() == []
+
+
+def test_a_worker_may_have_no_name(queue: Queue) -> None:
+    nobody: Any = None
+    queue.enqueue({})
+    job = queue.pop_job(nobody)
+    assert job is not None
+    assert job.worker_id is None
+    assert queue.heartbeat(0, nobody) == 1
 
 
 def test_nothing_is_popped_of_an_empty_queue(queue: Queue) -> None:
@@ -683,6 +728,41 @@ def test_a_worker_that_lost_its_lease_can_change_nothing(
     assert queue.complete_job(heir.id, 0, heir.fence) is True
 
 
+@pytest.mark.parametrize("error", [None, b"", 404, ValueError])
+def test_an_error_is_an_exception_or_a_text(queue: Queue, error: Any) -> None:
+    queue.enqueue({})
+    job = queue.pop_job("w")
+    with pytest.raises(ConfigurationError, match=r"^error=.*: should be an exception or a str"):
+        queue.fail_job(1, 0, error)
+    assert queue.get_processing_jobs() == [job]
+
+
+@pytest.mark.parametrize("value", ["1", b"1", 1.0, True, [], TOO_LONG])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("job_id", lambda queue, value: queue.complete_job(value, 0)),
+        ("job_id", lambda queue, value: queue.fail_job(value, 0, "it broke")),
+        ("job_id", lambda queue, value: queue.shard_manager.retry_job(0, value)),
+        ("shard_id", lambda queue, value: queue.complete_job(1, value)),
+        ("shard_id", lambda queue, value: queue.fail_job(1, value, "it broke")),
+        ("shard_id", lambda queue, value: queue.heartbeat(value, "w")),
+        ("shard_id", lambda queue, value: queue.retry_failed_jobs(value)),
+        ("shard_id", lambda queue, value: queue.list_jobs(shard_id=value)),
+        ("shard_id", lambda queue, value: queue.shard_manager.get_stats(value)),
+        ("shard_id", lambda queue, value: queue.shard_manager.get_dead_letter_queue(value)),
+        ("shard_id", lambda queue, value: queue.shard_manager.retry_job(value, 1)),
+        ("fence", lambda queue, value: queue.complete_job(1, 0, fence=value)),
+        ("fence", lambda queue, value: queue.fail_job(1, 0, "it broke", fence=value)),
+    ],
+)
+def test_jobs_shards_and_runs_are_named_by_whole_numbers(
+    queue: Queue, name: str, call: Callable[[Queue, Any], object], value: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name}=.*: should be a whole number"):
+        call(queue, value)
+
+
 @pytest.mark.parametrize("number", [2**70, -(2**70)])
 def test_an_id_that_no_job_can_have_is_not_found(queue: Queue, number: int) -> None:
     assert queue.complete_job(number, 0) is False
@@ -846,8 +926,8 @@ def test_the_days_that_ended_jobs_are_kept_come_from_the_environment(
     assert queue.cleanup_old_jobs() == removed
 
 
-@pytest.mark.parametrize("days", [-1, math.nan, math.inf, 1e9])
-def test_days_out_of_range_are_refused(queue: Queue, days: float) -> None:
+@pytest.mark.parametrize("days", [-1, math.nan, math.inf, 1e9, TOO_LONG, "7", True, []])
+def test_days_that_are_no_number_or_out_of_range_are_refused(queue: Queue, days: Any) -> None:
     with pytest.raises(ConfigurationError, match="days="):
         queue.cleanup_old_jobs(days)
 
@@ -892,8 +972,8 @@ def test_a_worker_whose_job_is_purged_finds_its_lease_lost(queue: Queue) -> None
         queue.complete_job(job.id, job.shard_id, job.fence)
 
 
-@pytest.mark.parametrize("status", ["completed", "scheduled", "lost", "", "pending' OR 1=1 --"])
-def test_what_cannot_be_purged_is_refused(queue: Queue, status: str) -> None:
+@pytest.mark.parametrize("status", ["completed", "scheduled", "lost", "", "' OR 1=1 --", [], {}])
+def test_what_cannot_be_purged_is_refused(queue: Queue, status: Any) -> None:
     queue.enqueue({})
     with pytest.raises(ConfigurationError, match="status="):
         queue.purge_queue(status)
@@ -980,11 +1060,22 @@ def test_the_limit_of_a_list_holds_over_all_shards(make_queue: MakeQueue) -> Non
     assert len(queue.list_jobs(limit=None)) == 3
 
 
-@pytest.mark.parametrize("limit", [-1, 2**70])
-def test_a_limit_out_of_range_is_refused(queue: Queue, limit: int) -> None:
+@pytest.mark.parametrize("limit", [-1, 2**70, "1", 1.0, True])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda queue, limit: queue.list_jobs(limit=limit),
+        lambda queue, limit: queue.get_failed_jobs(limit),
+        lambda queue, limit: queue.shard_manager.get_dead_letter_queue(0, limit),
+    ],
+)
+def test_a_limit_that_is_no_count_is_refused(
+    queue: Queue, read: Callable[[Queue, Any], object], limit: Any
+) -> None:
     queue.enqueue({})
-    with pytest.raises(QueueError, match="limit="):
-        queue.list_jobs(limit=limit)
+    run_next(queue, "it broke", permanent=True)
+    with pytest.raises(ConfigurationError, match=f"^limit={limit!r}: should be"):
+        read(queue, limit)
 
 
 def test_the_jobs_of_one_shard_can_be_listed(make_queue: MakeQueue) -> None:
@@ -1071,6 +1162,28 @@ def test_jobs_can_be_waited_for(queue: Queue) -> None:
         assert waiting.result(30) is True
 
 
+@pytest.mark.parametrize("timeout", ["1", -1, True, math.nan, []])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda queue, timeout: queue.wait_until_empty(timeout),
+        lambda queue, timeout: queue.wait_for_jobs(1, timeout),
+    ],
+)
+def test_a_time_that_cannot_be_waited_is_refused(
+    queue: Queue, wait: Callable[[Queue, Any], object], timeout: Any
+) -> None:
+    queue.enqueue({})
+    with pytest.raises(ConfigurationError, match=r"^timeout=.*: should be 0 seconds or more"):
+        wait(queue, timeout)
+
+
+@pytest.mark.parametrize("count", ["1", None, -1, True, 1.0])
+def test_only_a_number_of_jobs_can_be_waited_for(queue: Queue, count: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^count=.*: should be"):
+        queue.wait_for_jobs(count, timeout=0)
+
+
 # Events
 
 
@@ -1082,6 +1195,12 @@ def test_an_unknown_event_is_a_value_error(queue: Queue) -> None:
     with pytest.raises(ConfigurationError, match="Unknown event: 'job_lost'") as raised:
         queue.on("job_lost", print)
     assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("callback", [None, "print", 5])
+def test_what_cannot_be_called_is_no_callback(queue: Queue, callback: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^callback={callback!r}: should be callable"):
+        queue.on("job_enqueued", callback)
 
 
 def test_a_callback_that_fails_harms_nobody(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
+from queue_max.checks import LARGEST
 from queue_max.exceptions import ConfigurationError
-from queue_max.settings import Settings, names_of
+from queue_max.settings import Settings, misspelt, names_of
 from queue_max.storage.directory import DEFAULT_SHARDS
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
@@ -74,7 +76,7 @@ each_prefixable = pytest.mark.parametrize(
 
 each_that_can_be_bad = pytest.mark.parametrize(
     "variable",
-    [each for each in VARIABLES if each.field != "data_dir"],  # any text is a path
+    [each for each in VARIABLES if each.field != "data_dir"],  # almost any text is a path
     ids=lambda each: each.name,
 )
 
@@ -231,14 +233,26 @@ def test_zero_and_negative_numbers_are_never_replaced(
 
 
 @each_limit
-@pytest.mark.parametrize("value", [0, -1, 1.5, True, False, -math.inf, math.nan])
-def test_a_limit_is_a_whole_number_of_at_least_1(
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, False, -math.inf, math.nan, LARGEST + 1])
+def test_a_limit_is_a_whole_number_within_bounds(
     variable: Variable, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allowed = "should be a whole number of at least 1, or none for no limit"
+    allowed = f"should be a whole number from 1 to {LARGEST}, or none for no limit"
     assert refusal(**{variable.field: value}) == f"{variable.field}={value}: {allowed}"
     monkeypatch.setenv(variable.name, str(value))
     assert refusal() == f"{variable.name}='{value}': {allowed}"
+
+
+@each_limit
+@pytest.mark.parametrize("digits", [400, 10_000])
+def test_a_limit_of_very_many_digits_is_refused(
+    variable: Variable, digits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable.name, "9" * digits)
+    assert refusal().startswith(f"{variable.name}='999")
+    assert refusal().endswith(
+        f"…: should be a whole number from 1 to {LARGEST}, or none for no limit"
+    )
 
 
 @each_limit
@@ -284,7 +298,12 @@ def test_an_argument_that_is_no_whole_number_is_refused(variable: Variable, valu
 
 @pytest.mark.parametrize(
     ("name", "too_much", "most"),
-    [("NUM_SHARDS", "1025", 1024), ("QUEUE_MAX_RETRIES", "1001", 1000)],
+    [
+        ("NUM_SHARDS", "1025", 1024),
+        ("QUEUE_MAX_RETRIES", "1001", 1000),
+        ("CACHE_SIZE", "2147483648", 2_147_483_647),
+        ("MMAP_SIZE", "2147418113", 2_147_418_112),
+    ],
 )
 def test_a_number_beyond_the_most_is_refused(
     name: str, too_much: str, most: int, monkeypatch: pytest.MonkeyPatch
@@ -394,6 +413,55 @@ def test_an_env_file_that_is_not_utf_8_is_refused_by_name() -> None:
 def test_lines_of_the_env_file_that_are_not_ours_are_left_alone() -> None:
     Path(".env").write_text("# a comment\n\nSECRET_KEY='x y'\nexport NUM_SHARDS=3\nno line\n")
     assert Settings.load().shards == 3
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "allowed"),
+    [
+        ("", "should name a folder"),
+        ("a\0b", "should hold no NUL"),
+        ("\udcff", "should be UTF-8"),
+        ("~nosuch/data", "should not begin with ~nosuch: that user has no home folder here"),
+        ("file", "should be a folder, and is a file"),
+        ("./link", "should be a folder, and is a file"),
+    ],
+)
+def test_a_data_dir_that_can_be_none_is_refused(data_dir: str, allowed: str) -> None:
+    Path("file").touch()
+    Path("link").symlink_to("file")
+    assert refusal(data_dir=data_dir) == f"data_dir={data_dir!r}: {allowed}"
+
+
+def test_a_data_dir_stays_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder").mkdir()
+    for text in (".", "folder", "new/../folder", "~/data", "~root"):
+        monkeypatch.setenv("DATA_DIR", text)
+        assert Settings.load().data_dir == Path(text)
+        assert Settings.load(data_dir=Path(text)).data_dir == Path(text)
+
+
+def test_a_relative_data_dir_is_refused_where_the_current_folder_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    allowed = "should be an absolute path, for the current folder is gone"
+    assert refusal() == f"QUEUE_MAX_DATA_DIR='data': {allowed}"
+    assert refusal(data_dir="mine") == f"data_dir='mine': {allowed}"
+    assert Settings.load(data_dir=tmp_path).data_dir == tmp_path
+
+
+def test_the_nearest_name_of_a_misspelt_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert misspelt() == {}
+    monkeypatch.setenv("QUEUE_MAX_RETRYS", "9")
+    monkeypatch.setenv("QUEUE_MAX_RATE_LIMIT", "9")
+    monkeypatch.setenv("QUEUE_MAX_RETRIES", "9")
+    monkeypatch.setenv("MAX_RETRIES", "9")
+    write_env_file(QUEUE_MAX_DATADIR="x", QUEUE_MAX_DATA_DIR="x")
+    assert misspelt() == {
+        "QUEUE_MAX_DATADIR": "QUEUE_MAX_DATA_DIR",
+        "QUEUE_MAX_RATE_LIMIT": "QUEUE_MAX_RATE_LIMIT_MAX",
+        "QUEUE_MAX_RETRYS": "QUEUE_MAX_RETRIES",
+    }
 
 
 def test_settings_cannot_be_changed() -> None:

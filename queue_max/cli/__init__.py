@@ -1,6 +1,6 @@
 """The command line: parse, call the library, print.
 
-Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found, 5 unhealthy,
+Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found, 130 interrupted,
 130 and 143 when a second signal ended a worker.
 """
 

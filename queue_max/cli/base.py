@@ -16,9 +16,11 @@ from queue_max.exceptions import (
     ShardNotFoundError,
 )
 from queue_max.queue import Queue
-from queue_max.settings import Settings
+from queue_max.settings import Settings, misspelt
 
-FAILURE, USAGE, DATABASE, NOT_FOUND = 1, 2, 3, 4
+FAILURE, USAGE, DATABASE, NOT_FOUND, INTERRUPTED = 1, 2, 3, 4, 130
+
+logger = logging.getLogger(__name__)
 
 _CODES: dict[type[QueueError], int] = {
     QueueNotFoundError: NOT_FOUND,
@@ -52,10 +54,6 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except QueueError as error:
             raise Fault(str(error), _exit_code(error)) from error
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise Fault(str(error), FAILURE) from error
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -79,16 +77,19 @@ def queue_options(command: Command) -> Command:
 
 def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:
     """Open the queue that the options name; it is closed when the command ends."""
-    settings = load_settings(ctx)
+    load_settings(ctx)
     queue = Queue(**ctx.meta.get(_META, {}), create=create)
     ctx.call_on_close(queue.close)
-    logging.getLogger().setLevel(settings.log_level)
     return queue
 
 
 def load_settings(ctx: click.Context) -> Settings:
-    """Read the settings beneath the options."""
-    return Settings.load(**ctx.meta.get(_META, {}))
+    """Read the settings beneath the options, once a command; warn of variables that are none."""
+    settings = Settings.load(**ctx.meta.get(_META, {}))
+    logging.getLogger().setLevel(settings.log_level)
+    for name, nearest in misspelt().items():
+        logger.warning("%s is no setting; did you mean %s?", name, nearest)
+    return settings
 
 
 def _exit_code(error: QueueError) -> int:

@@ -1,5 +1,6 @@
 """`queue-max db`: the tables of all databases, one after the other."""
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from queue_max.cli.base import (
     queue_options,
 )
 from queue_max.exceptions import ShardError
+from queue_max.settings import Settings
 from queue_max.storage.directory import Directory
 from queue_max.storage.migrations import CONTROL, SHARD, revision
 
@@ -34,7 +36,7 @@ def upgrade(ctx: click.Context, /) -> None:
     """Make what is missing and bring all tables up to date; one bad shard stops no other."""
     settings = load_settings(ctx)
     failed = 0
-    for database, error in _directory(ctx).upgrade(settings.shards):
+    for database, error in _directory(ctx, settings).upgrade(settings.shards):
         if error is None:
             click.echo(f"  {database.label}: at revision {SHARD.head}")
         else:
@@ -50,7 +52,7 @@ def upgrade(ctx: click.Context, /) -> None:
 @click.pass_context
 def current(ctx: click.Context, /, as_json: bool) -> None:
     """Tell at which revision each database is."""
-    _report(_look(_directory(ctx)), as_json)
+    _report(_look(_directory(ctx, load_settings(ctx))), as_json)
 
 
 @db.command()
@@ -59,14 +61,16 @@ def current(ctx: click.Context, /, as_json: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, /, as_json: bool) -> None:
     """Tell whether each database is at the newest revision; exit code 3 if not."""
-    found = _look(_directory(ctx))
+    found = _look(_directory(ctx, load_settings(ctx)))
     _report(found, as_json)
-    if not all(each["is_current"] for each in found):
-        raise Fault("Not up to date; run `queue-max db upgrade`.", DATABASE)
+    faults = Counter(_fault(each) for each in found if not each["is_current"])
+    if faults:
+        words = (f"{number} database(s) {fault}." for fault, number in faults.items())
+        raise Fault(" ".join(words), DATABASE)
 
 
-def _directory(ctx: click.Context) -> Directory:
-    directory = open_directory(load_settings(ctx))
+def _directory(ctx: click.Context, settings: Settings) -> Directory:
+    directory = open_directory(settings)
     ctx.call_on_close(directory.close)
     return directory
 
@@ -79,9 +83,18 @@ def _look(directory: Directory) -> list[dict[str, Any]]:
             try:
                 state["revision"] = revision(database, history)
             except ShardError as error:
-                state |= {"revision": None, "error": str(error)}
+                state |= {"revision": None, "error": error.what}
             found.append(state | {"is_current": state["revision"] == history.head})
     return found
+
+
+def _fault(state: dict[str, Any]) -> str:
+    """Tell what is wrong with a database, and what helps."""
+    if "error" in state:
+        return "cannot be used; what is said of each tells why"
+    if (state["revision"] or "") > state["head"]:
+        return "are newer than this program; upgrade queue-max"
+    return "are not up to date; run `queue-max db upgrade`"
 
 
 def _report(found: list[dict[str, Any]], as_json: bool) -> None:

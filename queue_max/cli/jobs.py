@@ -9,7 +9,8 @@ from queue_max.cli import output
 from queue_max.cli.base import NOT_FOUND, Fault, open_queue, queue_options
 from queue_max.domain.job import Job, JobStatus
 
-_PAYLOAD_WIDTH = 60
+_HEADERS = ("ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
+_WIDTH = 60  # of a payload, and of an error
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -24,7 +25,12 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     type=click.Path(exists=True, dir_okay=False),
     help="Take many jobs from a file instead: all of them, or none when a line is bad.",
 )
-@click.option("--format", "fmt", type=click.Choice(["jsonl", "csv"]), default="jsonl")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["jsonl", "csv"]),
+    help="How the file is written [csv if its name ends in .csv, else jsonl].",
+)
 @_as_json
 @queue_options
 @click.pass_context
@@ -36,7 +42,7 @@ def enqueue(
     pagina_id: int | None,
     max_retries: int | None,
     path: str | None,
-    fmt: str,
+    fmt: str | None,
     as_json: bool,
 ) -> None:
     """Store a job, or a file of them."""
@@ -45,7 +51,7 @@ def enqueue(
     item = None if payload is None else _parse(payload)
     queue = open_queue(ctx, create=True)
     if path is not None:
-        taken = queue.enqueue_from_file(path, fmt)
+        taken = queue.enqueue_from_file(path, fmt or _format_of(path))
         output.as_json(taken) if as_json else click.echo(f"  Jobs enqueued: {taken['total']}")
         return
     handle = queue.enqueue(item, pagina_id, priority, max_retries)  # type: ignore[arg-type]
@@ -76,9 +82,9 @@ def list_jobs(
     if as_json:
         output.as_json([job.to_dict() for job in found], indent=2)
     elif not found:
-        output.say(f"  No jobs with status '{status}'.")
+        output.say("  No jobs." if status == "all" else f"  No jobs with status '{status}'.")
     else:
-        output.table(("ID", "Shard", "Status", "Priority", "Payload"), [_row(job) for job in found])
+        output.table(_HEADERS, [_row(job) for job in found])
 
 
 @click.command()
@@ -112,6 +118,10 @@ def purge(ctx: click.Context, /, days: float | None) -> None:
     click.echo(f"  Removed {open_queue(ctx).cleanup_old_jobs(days)} old job(s).")
 
 
+def _format_of(path: str) -> str:
+    return "csv" if path.lower().endswith(".csv") else "jsonl"
+
+
 def _parse(payload: str) -> dict[str, Any]:
     try:
         item = json.loads(payload)
@@ -124,6 +134,16 @@ def _parse(payload: str) -> dict[str, Any]:
 
 def _row(job: Job) -> tuple[object, ...]:
     payload = json.dumps(job.payload, ensure_ascii=False)
-    if len(payload) > _PAYLOAD_WIDTH:
-        payload = payload[: _PAYLOAD_WIDTH - 1] + "…"
-    return job.id, job.shard_id, job.status_str, job.priority_int, payload
+    attempts = f"{job.attempts}/{job.max_attempts}"
+    beginning = job.id, job.shard_id, job.status_str, job.priority_int, attempts
+    return *beginning, _cut(payload), _cut(_error(job))
+
+
+def _error(job: Job) -> str:
+    """Tell in one line why the last attempt failed."""
+    first_line = (job.last_error or "").partition("\n")[0]
+    return ": ".join(filter(None, (job.error_type, first_line)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

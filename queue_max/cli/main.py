@@ -1,9 +1,13 @@
 """The group of all commands, and where the program starts."""
 
+import sys
+from contextlib import suppress
+
 import click
 
 from queue_max import __version__
-from queue_max.cli.base import Commands, queue_options
+from queue_max.cli import output
+from queue_max.cli.base import FAILURE, INTERRUPTED, Commands, queue_options
 from queue_max.cli.db import db
 from queue_max.cli.jobs import enqueue, list_jobs, purge, retry
 from queue_max.cli.stats import stats
@@ -22,7 +26,8 @@ def commands(ctx: click.Context, /) -> None:
     """A task queue that needs no broker.
 
     Options of the queue may stand before the command or after it. Data goes to stdout, words to
-    stderr. Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found, 5 unhealthy.
+    stderr. Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found,
+    130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -33,5 +38,25 @@ for command in (stats, worker, enqueue, list_jobs, retry, purge, db):
 
 
 def main() -> None:
-    """Run the program."""
-    commands()
+    """Run the program, and end it with an exit code; nothing ends in a traceback but a bug."""
+    code = _run()
+    output.let_go()
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        code = commands(standalone_mode=False) or 0
+        output.flush()
+    except click.ClickException as error:
+        with suppress(OSError):  # nobody may read the words; the exit code counts all the same
+            error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:  # its reader has seen enough
+        return FAILURE
+    except OSError as error:
+        output.say(f"Error: {error.filename or 'stdout'}: {error.strerror or error}")
+        return FAILURE
+    return code

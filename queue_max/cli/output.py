@@ -2,11 +2,16 @@
 
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def as_json(value: Any, *, indent: int | None = None) -> None:
@@ -19,16 +24,39 @@ def as_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def say(words: str) -> None:
-    """Tell the person at the terminal something that is no data."""
-    click.echo(words, err=True)
+    """Tell the person at the terminal something that is no data; nobody need be there."""
+    with suppress(OSError):
+        click.echo(words, err=True)
+
+
+def number(value: float) -> str:
+    """Write a number, infinity in words."""
+    return "no limit" if value == math.inf else str(value)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: drawn by rich for a person, where it is installed, plain text else."""
-    cells = [[_showable(str(cell)) for cell in row] for row in rows]
+    cells = [[_showable(_escaped(str(cell))) for cell in row] for row in rows]
     is_watched = sys.stdout is not None and sys.stdout.isatty()
     if not (is_watched and _draw(headers, cells)):
         _print_plainly(headers, cells)
+
+
+def flush() -> None:
+    """Write what is buffered for stdout; OSError when it cannot be."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
+
+
+def let_go() -> None:
+    """Drop what cannot be written: the interpreter would try again, and end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
@@ -50,6 +78,11 @@ def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in (headers, ["-" * width for width in widths], *rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(f"  {line}".rstrip())
+
+
+def _escaped(text: str) -> str:
+    """Escape what would steer a terminal, or end the row."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _showable(text: str) -> str:

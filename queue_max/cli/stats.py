@@ -12,8 +12,8 @@ _METRICS = {
     "failed": "Failed",
     "completed": "Completed",
     "num_shards": "Shards",
-    "circuit_state": "Circuit State",
-    "tokens_available": "Tokens Available",
+    "circuit_state": "Circuit State (this process)",
+    "tokens_available": "Tokens Available (this process)",
 }
 
 
@@ -23,7 +23,10 @@ _METRICS = {
 @queue_options
 @click.pass_context
 def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
-    """Count the jobs by state."""
+    """Count the jobs by state.
+
+    The circuit and tokens are those of this process only: each worker process has its own.
+    """
     queue = open_queue(ctx)
     found = queue.get_stats() if shard is None else queue.shard_manager.get_stats(shard)
     if as_json:
@@ -31,5 +34,9 @@ def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
         return
     click.echo("  Queue Max Statistics")
     click.echo("  " + "=" * 45)
-    rows = [(title, found[name]) for name, title in _METRICS.items() if name in found]
+    rows = [(title, _told(found[name])) for name, title in _METRICS.items() if name in found]
     output.table(("Metric", "Value"), rows)
+
+
+def _told(value: str | float) -> str:
+    return value if isinstance(value, str) else output.number(value)

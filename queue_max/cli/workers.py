@@ -1,6 +1,7 @@
 """`queue-max worker`: workers in this process, until a signal."""
 
 import importlib
+import math
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +17,7 @@ import click
 from queue_max.cli import output
 from queue_max.cli.base import FAILURE, Fault, open_queue, queue_options
 from queue_max.exceptions import QueueError
+from queue_max.queue import Queue
 from queue_max.workers.execution import ProcessFunction
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.worker import Worker, WorkerState
@@ -35,8 +38,8 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def worker(ctx: click.Context, /, name: str, workers: int) -> None:
     """Run jobs until SIGTERM or SIGINT.
 
-    The first signal lets running jobs end; a second one gives them back to the queue and leaves
-    at once.
+    The first signal lets running jobs end; a second one takes them back and leaves at once: they
+    run again, or have failed where no attempt is left.
     """
     function = _load(name)
     queue = open_queue(ctx, create=True)
@@ -46,11 +49,20 @@ def worker(ctx: click.Context, /, name: str, workers: int) -> None:
     )
     signals = _Signals()
     output.say(f"  Started {workers} worker(s) processing {name}")
-    output.say(f"  Queue: {queue.num_shards} shards, {queue.rate_limiter.rate_limit} req/min")
+    output.say(f"  Queue: {_place(queue)}, {queue.num_shards} shards, {_rate(queue)}")
     output.say("  Press Ctrl+C to stop.")
     _run_until_signalled(pool, signals)
     if any(each.state == WorkerState.ERROR for each in pool.workers):
         raise Fault("A worker ended by an error of its own; see the log.", FAILURE)
+
+
+def _place(queue: Queue) -> Path:
+    return Path(queue.data_dir).expanduser().absolute()
+
+
+def _rate(queue: Queue) -> str:
+    limit = queue.rate_limiter.rate_limit
+    return "no limit" if limit == math.inf else f"{limit} req/min"
 
 
 class _Signals:
@@ -79,7 +91,7 @@ def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
         _say_stats(pool)
     for each in pool.workers:
         each.request_stop()
-    output.say("  Stopping: running jobs may end. A second signal gives them back.")
+    output.say("  Stopping: running jobs may end. A second signal takes them back.")
     while any(each.is_running for each in pool.workers):
         if signals.wait_for(2, SIGNALS_EVERY):
             _leave(pool, signals.received[-1])
@@ -88,13 +100,13 @@ def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
 
 def _leave(pool: WorkerPool, number: int) -> None:
     """End the process although jobs run: their threads cannot be ended otherwise."""
-    given_back = 0
+    taken = 0
     for each in pool.workers:
         try:
-            given_back += each.hand_back()
+            taken += each.hand_back()
         except QueueError as error:
-            output.say(f"  Not given back, the job runs again when its lease is over: {error}")
-    output.say(f"  Gave {given_back} running job(s) back.")
+            output.say(f"  Not taken back, the job is free when its lease is over: {error}")
+    output.say(f"  Took {taken} running job(s) back; what had no attempt left has failed.")
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # it may be closed, or nobody reads it any more
             stream.flush()
@@ -119,8 +131,9 @@ def _load(name: str) -> ProcessFunction:
     if not _FUNCTION.fullmatch(name):
         raise click.BadParameter(f"{name!r} should be MODULE:FUNCTION", param_hint="--function")
     module_name, _, path = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with suppress(FileNotFoundError):  # the current folder may be gone
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
         for part in path.split("."):

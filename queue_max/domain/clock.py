@@ -1,7 +1,7 @@
 """Time as the queue keeps it: aware, in UTC, cut to milliseconds."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 
@@ -15,6 +15,11 @@ def cut(moment: datetime) -> datetime:
     """Cut an aware moment to whole milliseconds of UTC."""
     moment = moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def later(moment: datetime, seconds: float) -> datetime:
+    """Add seconds to a moment; ten years at most, for a calendar does not hold all numbers."""
+    return cut(moment + timedelta(seconds=min(seconds, 315_360_000)))
 
 
 def to_text(moment: datetime) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from queue_max import checks
 from queue_max.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -24,10 +25,11 @@ class Events:
 
     def on(self, event: str, callback: Callback) -> None:
         """Call `callback` with keyword arguments whenever the event happens."""
-        if event not in self._callbacks:
+        if event not in EVENTS:
             raise ConfigurationError(
-                f"Unknown event: {event!r}; there are {', '.join(sorted(EVENTS))}"
+                f"Unknown event: {checks.shown(event)}; there are {', '.join(sorted(EVENTS))}"
             )
+        checks.function("callback", callback)
         self._callbacks[event].append(callback)
 
     def publish(self, event: str, **facts: Any) -> None:

@@ -3,8 +3,10 @@
 import re
 import traceback
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from queue_max.domain.clock import utc_now
 from queue_max.exceptions import Permanent
 
 WORKER_DIED = "WorkerDied"
@@ -12,6 +14,7 @@ WORKER_DIED = "WorkerDied"
 
 MAX_TYPE = 255
 MAX_MESSAGE = 2_048
+LONGEST_RETRY_AFTER = 86_400.0
 MAX_TRACEBACK = 16_384
 
 _PHRASES = "|".join(re.escape(status.phrase) for status in HTTPStatus if status >= 400)
@@ -72,6 +75,38 @@ def http_status(error: BaseException) -> int | None:
                 return int(value)
     found = _STATUS_IN_TEXT.search(_message(error)[:MAX_MESSAGE])
     return int(found["leading"] or found["named"]) if found else None
+
+
+def retry_after(error: BaseException | str) -> float:
+    """Tell how many seconds to wait, if the error says so; 0.0 if not, a day at most.
+
+    It says so by `retry_after`, a number of seconds, or as an HTTP error with the header
+    Retry-After (RFC 9110, section 10.2.3), seconds or a date.
+    """
+    for bearer in (error, _attribute(error, "response")):
+        headers = _attribute(bearer, "headers")
+        for value in (_attribute(bearer, "retry_after"), _header(headers, "Retry-After")):
+            seconds = _seconds(value)
+            if seconds > 0:
+                return min(seconds, LONGEST_RETRY_AFTER)
+    return 0.0
+
+
+def _seconds(value: object) -> float:
+    """Read a number of seconds or an HTTP date; 0.0 for anything else."""
+    try:
+        if isinstance(value, str) and not value.strip().isdecimal():
+            return (parsedate_to_datetime(value) - utc_now()).total_seconds()
+        return float(value) if isinstance(value, int | float | str) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _header(headers: object, name: str) -> object:
+    try:
+        return headers.get(name)  # type: ignore[attr-defined]
+    except BaseException:  # user code, or no headers at all
+        return None
 
 
 def _attribute(bearer: object, name: str) -> object:

@@ -83,6 +83,8 @@ class NewJob:
     max_attempts: int
     retry_delay: int
     queue: str = DEFAULT_QUEUE
+    retry_policy: str | None = None
+    """Of its own, as it is stored; else that of the queue holds."""
 
 
 def _with_old_names(init: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -132,6 +134,8 @@ class Job:
     fence: int = 0
     """Rises each time the job is given to a worker; names that worker's claim to it."""
     queue: str = DEFAULT_QUEUE
+    retry_policy: str | None = None
+    """The job's own, as it is stored; None for that of the queue."""
 
     @classmethod
     def create(  # noqa: PLR0913 - the contract's
@@ -313,7 +317,7 @@ class Job:
         values = {
             new_names.get(each.name, each.name): getattr(self, each.name)
             for each in fields(self)
-            if each.name not in {"uid", "fence", "queue"}
+            if each.name not in {"uid", "fence", "queue", "retry_policy"}
         }
         return values | {"status": self.status_str, "priority": self.priority_int}
 

@@ -9,7 +9,8 @@ from typing import Any
 from queue_max import checks
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, NewJob
-from queue_max.exceptions import InvalidJobError, PayloadError
+from queue_max.domain.retry import RetryPolicy
+from queue_max.exceptions import ConfigurationError, InvalidJobError, PayloadError
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_DEPTH = 20
@@ -25,6 +26,7 @@ def check_job(
     priority: object = 0,
     max_retries: object,
     retry_delay: object = DEFAULT_RETRY_DELAY,
+    retry: object = None,
 ) -> NewJob:
     """Check all that makes a job; raises InvalidJobError that names the value."""
     return NewJob(
@@ -34,7 +36,17 @@ def check_job(
         priority=_whole("priority", priority, at_least=0, at_most=2),
         max_attempts=_whole("max_retries", max_retries, at_least=0, at_most=1000) + 1,
         retry_delay=_whole("retry_delay", retry_delay, at_least=0),
+        retry_policy=None if retry is None else _policy(retry),
     )
+
+
+def _policy(retry: object) -> str:
+    if not isinstance(retry, RetryPolicy):
+        raise InvalidJobError(f"retry={checks.shown(retry)}: should be a RetryPolicy")
+    try:
+        return retry.to_json()
+    except ConfigurationError as error:
+        raise InvalidJobError(f"retry: {error}") from error
 
 
 def to_json(payload: object) -> str:
@@ -87,8 +99,7 @@ def _items(container: dict[Any, Any] | Sequence[Any], path: str) -> Iterator[tup
 
 
 def _check_digits(value: int, path: str) -> None:
-    # Beyond this many bits Python refuses to write a number in decimal.
-    if value.bit_length() > 13_000:
+    if value.bit_length() > checks.MOST_BITS:
         raise PayloadError(f"{path}: a whole number of {value.bit_length():,} bits is too long")
 
 

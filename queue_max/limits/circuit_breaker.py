@@ -54,10 +54,12 @@ class CircuitBreaker:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        checks.limit("failure_threshold", failure_threshold)
-        checks.seconds("recovery_timeout", recovery_timeout)
-        self._failure_threshold = failure_threshold
-        self._recovery_timeout = recovery_timeout
+        if on_state_change is not None:
+            checks.function("on_state_change", on_state_change)
+        if failure_predicate is not None:
+            checks.function("failure_predicate", failure_predicate)
+        self._failure_threshold = checks.limit("failure_threshold", failure_threshold)
+        self._recovery_timeout = checks.seconds("recovery_timeout", recovery_timeout)
         self._on_state_change = on_state_change
         self._failure_predicate = failure_predicate
         self._clock = clock

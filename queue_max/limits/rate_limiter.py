@@ -116,7 +116,7 @@ class RateLimiter:
         at once, without waiting; its `retry_after` says in how many seconds one will come.
         A negative timeout raises ConfigurationError.
         """
-        checks.seconds("timeout", timeout, zero=True)
+        timeout = checks.seconds("timeout", timeout, zero=True)
         longest = timeout + 1 / _NANOSECONDS  # waits are rounded up to whole nanoseconds
         wait = self._reserve(longest)
         if wait > longest:

@@ -1,13 +1,16 @@
 """The `dead_letter_queue` table: what is kept of jobs that failed for good."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select
 
 from queue_max.domain.clock import to_text
+from queue_max.domain.dead_letters import DeadLetter, Filter
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.reference import JobRef
 from queue_max.repositories.jobs import has_status, only
 from queue_max.storage.schema import dead_letters, jobs
 
@@ -37,29 +40,80 @@ class DeadLetterRepository:
             )
         )
 
-    def newest(self, limit: int) -> list[dict[str, Any]]:
+    def list(
+        self, chosen: Filter, limit: int, before_id: int | None = None
+    ) -> Sequence[DeadLetter]:
+        """Read dead letters, the newest first; those before another one, if it is given."""
+        query = (
+            select(dead_letters)
+            .where(*_conditions(chosen))
+            .order_by(dead_letters.c.id.desc())
+            .limit(limit)
+        )
+        if before_id is not None:
+            query = query.where(dead_letters.c.id < before_id)
+        return [self._letter(row) for row in self._connection.execute(query)]
+
+    def newest(self, limit: int) -> Sequence[dict[str, Any]]:
         """Read dead letters, the newest first, under the names of the 0.1 API."""
-        query = select(dead_letters).order_by(dead_letters.c.id.desc()).limit(limit)
         return [
             {
-                "id": row.id,
-                "original_job_id": row.job_id,
-                "payload": row.payload,
-                "error": row.error,
-                "error_type": row.error_type,
-                "failed_at": to_text(row.failed_at),
-                "shard_id": row.shard_id,
-                "reason": row.reason,
+                "id": letter.id,
+                "original_job_id": letter.job_id,
+                "payload": letter.payload,
+                "error": letter.error,
+                "error_type": letter.error_type,
+                "failed_at": letter.failed_at,
+                "shard_id": letter.shard_id,
+                "reason": letter.reason,
             }
-            for row in self._connection.execute(query)
+            for letter in self.list(Filter(), limit)
         ]
+
+    def find(self, job: JobRef) -> DeadLetter | None:
+        """Read the dead letter of a job, the newest if there are several."""
+        query = select(dead_letters).where(_is_of(job)).order_by(dead_letters.c.id.desc()).limit(1)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else self._letter(row)
 
     def count(self) -> int:
         """Count the dead letters."""
         query = select(func.count()).select_from(dead_letters)
         return self._connection.execute(query).scalar_one()
 
+    def remove(self, letters: Iterable[DeadLetter]) -> None:
+        """Remove dead letters."""
+        ids = [letter.id for letter in letters]
+        self._connection.execute(delete(dead_letters).where(dead_letters.c.id.in_(ids)))
+
     def remove_of_failed(self, job_id: int | None = None) -> None:
         """Remove the dead letters of all failed jobs, or of one, that are to live again."""
         failed = select(jobs.c.id).where(has_status(JobStatus.FAILED), *only(job_id))
         self._connection.execute(delete(dead_letters).where(dead_letters.c.job_id.in_(failed)))
+
+    def _letter(self, row: Row[Any]) -> DeadLetter:
+        return DeadLetter(
+            id=row.id,
+            shard_id=self._shard_id,
+            job_id=row.job_id,
+            uid=row.uid,
+            payload=row.payload,
+            error=row.error,
+            error_type=row.error_type,
+            error_stack=row.error_stack,
+            reason=row.reason,
+            failed_at=to_text(row.failed_at),
+        )
+
+
+def _is_of(job: JobRef) -> ColumnElement[bool]:
+    if job.uid is not None:
+        return dead_letters.c.uid == job.uid
+    return dead_letters.c.job_id == job.job_id
+
+
+def _conditions(chosen: Filter) -> Iterator[ColumnElement[bool]]:
+    if chosen.error_type is not None:
+        yield dead_letters.c.error_type == chosen.error_type
+    if chosen.before is not None:
+        yield dead_letters.c.failed_at < chosen.before

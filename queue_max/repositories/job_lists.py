@@ -4,10 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, or_, select
+from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, or_, select, update
 
 from queue_max.domain.job import Job, JobStatus
-from queue_max.repositories.jobs import has_status, read_jobs
+from queue_max.domain.reference import JobRef
+from queue_max.repositories.jobs import has_status, only, read_jobs
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -114,3 +115,21 @@ class JobListRepository:
         gone = select(jobs.c.uid).where(condition, ~_is_dead_letter)
         self._connection.execute(delete(attempts).where(attempts.c.uid.in_(gone)))
         return self._connection.execute(delete(jobs).where(condition)).rowcount
+
+    def requeue_failed(self, job_id: int | None = None) -> int:
+        """Make all failed jobs, or one, pending with a fresh budget; gives their number."""
+        statement = (
+            update(jobs)
+            .where(has_status(JobStatus.FAILED), *only(job_id))
+            .values(status=PENDING, attempts=0, next_retry_at=None, completed_at=None)
+        )
+        return self._connection.execute(statement).rowcount
+
+    def delete_failed(self, chosen: Collection[JobRef]) -> None:
+        """Delete failed jobs."""
+        ids = [job.job_id for job in chosen if job.uid is None]
+        uids = [job.uid for job in chosen if job.uid is not None]
+        statement = delete(jobs).where(
+            has_status(JobStatus.FAILED), or_(jobs.c.id.in_(ids), jobs.c.uid.in_(uids))
+        )
+        self._connection.execute(statement)

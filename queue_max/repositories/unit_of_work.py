@@ -11,9 +11,11 @@ from sqlalchemy import Connection
 from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError, ShardNotFoundError
 from queue_max.repositories.attempts import AttemptRepository
+from queue_max.repositories.claims import ClaimRepository
 from queue_max.repositories.dead_letters import DeadLetterRepository
 from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
+from queue_max.repositories.leases import LeaseRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
 from queue_max.storage.database import Database
 
@@ -27,6 +29,8 @@ class UnitOfWork:
     shard_id: int
     now: datetime
     jobs: JobRepository
+    claims: ClaimRepository
+    leases: LeaseRepository
     job_lists: JobListRepository
     attempts: AttemptRepository
     dead_letters: DeadLetterRepository
@@ -107,6 +111,8 @@ class Store:
             shard_id,
             now,
             JobRepository(connection, shard_id, now),
+            ClaimRepository(connection, shard_id, now),
+            LeaseRepository(connection, shard_id, now),
             JobListRepository(connection, shard_id),
             AttemptRepository(connection, now),
             DeadLetterRepository(connection, shard_id, now),

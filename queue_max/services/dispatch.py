@@ -63,7 +63,7 @@ class DispatchService:
         for shard_id in scan_order(self._store.shard_ids, self._rng):
             try:
                 with self._store.reading(shard_id) as unit:
-                    has_due = unit.jobs.has_due(DEFAULT_QUEUE)
+                    has_due = unit.claims.has_due(DEFAULT_QUEUE)
             except ShardError as error:
                 self._unreadable.note(shard_id, error)
                 refusals.append(error)
@@ -81,8 +81,8 @@ class DispatchService:
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
             with self._store.writing(shard_id, wait) as unit:
-                unit.jobs.promote_due()
-                return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id, holder)
+                unit.claims.promote_due()
+                return unit.claims.claim_next(DEFAULT_QUEUE, worker_id, holder)
 
         refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):

@@ -1,5 +1,6 @@
 """Looking at the queue: counts, lists, and waiting for a state of it."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 
@@ -52,12 +53,14 @@ class InspectionService:
 
     def wait_until(self, condition: Callable[[Counts], bool], timeout: float | None) -> bool:
         """Wait until the counts fulfil a condition; False after `timeout` seconds (None: never)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf
+        if timeout is not None:
+            deadline = time.monotonic() + checks.seconds("timeout", timeout, zero=True)
         pause, longest = POLL
         while not condition(self.counts()):
-            if deadline is not None and time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 return False
-            left = longest if deadline is None else max(0.0, deadline - time.monotonic())
             time.sleep(min(pause, left))
             pause = min(pause * 2, longest)
         return True

@@ -25,7 +25,7 @@ from queue_max.services.backlog import BacklogAlarm
 BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
 
-_FIELDS = frozenset({"payload", "pagina_id", "priority", "max_retries", "retry_delay"})
+_FIELDS = frozenset({"payload", "pagina_id", "priority", "max_retries", "retry_delay", "retry"})
 
 
 class IntakeService:

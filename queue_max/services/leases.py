@@ -66,7 +66,7 @@ class LeaseService:
 
         def renew_in(shard_id: int, wait: float | None) -> None:
             with self._store.writing(shard_id, wait) as unit:
-                unit.jobs.renew(by_shard[shard_id])
+                unit.leases.renew(by_shard[shard_id])
                 self.last_renewal = unit.now
 
         for _shard_id, outcome in self._store.visit(by_shard, renew_in, LOCKED_SHARD_WAIT):
@@ -76,4 +76,4 @@ class LeaseService:
     def renew_of_worker(self, shard_id: int, worker_id: str) -> int:
         """Prolong the leases that a worker has in a shard, by its name."""
         with self._store.writing(shard_id) as unit:
-            return unit.jobs.renew_of_worker(worker_id)
+            return unit.leases.renew_of_worker(worker_id)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from queue_max.domain.failures import WORKER_DIED, Failure
 from queue_max.domain.job import Job
 from queue_max.domain.leases import LeaseWatch
-from queue_max.domain.retry import Bury, Retry
+from queue_max.domain.retry import Verdict
 from queue_max.exceptions import ShardError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.retry import RetryService
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 STEP = 200
 """Jobs recovered in one transaction: more would hold the lock for too long."""
 
-Verdicts = list[tuple[Job, Failure, Retry | Bury]]
+Verdicts = list[tuple[Job, Failure, Verdict]]
 
 
 class RecoveryService:
@@ -47,11 +47,10 @@ class RecoveryService:
         """Recover the jobs whose lease is over by the clock, due at once; gives how many."""
 
         def find(unit: UnitOfWork, limit: int) -> list[Job]:
-            return unit.jobs.silent_since(unit.now - self._lease_time, limit)
+            return unit.leases.silent_since(unit.now - self._lease_time, limit)
 
         def lose(unit: UnitOfWork, job: Job, verdicts: Verdicts) -> None:
-            failure = _silence(job)
-            verdicts.append((job, failure, self._retry.lose(unit, job, failure, at_once=True)))
+            self._lose(unit, job, _silence(job), verdicts, at_once=True)
 
         return self._recover(find, lose)[0]
 
@@ -62,11 +61,11 @@ class RecoveryService:
         def recover_in(shard_id: int, wait: float | None) -> None:
             nonlocal recovered
             with self._store.reading(shard_id) as unit:
-                overdue = self._watch.overdue(shard_id, unit.jobs.leases())
+                overdue = self._watch.overdue(shard_id, unit.leases.all())
             verdicts: Verdicts = []
             if overdue:
                 with self._store.writing(shard_id, wait) as unit:
-                    still = unit.jobs.leases()
+                    still = unit.leases.all()
                     for lease in [each for each in overdue if still.get(each) == overdue[each]]:
                         if job := unit.jobs.running(lease.job_id, lease.fence):
                             self._lose(unit, job, _silence(job), verdicts)
@@ -91,7 +90,7 @@ class RecoveryService:
 
     def _recover_remains(self, remains: Remains) -> tuple[int, bool]:
         def find(unit: UnitOfWork, limit: int) -> list[Job]:
-            return unit.jobs.held_by(remains.identity, limit)
+            return unit.leases.held_by(remains.identity, limit)
 
         def lose(unit: UnitOfWork, job: Job, verdicts: Verdicts) -> None:
             if remains.is_charged(job.lease):
@@ -102,10 +101,18 @@ class RecoveryService:
 
         return self._recover(find, lose)
 
-    def _lose(self, unit: UnitOfWork, job: Job, failure: Failure, verdicts: Verdicts) -> None:
-        is_first = not unit.attempts.count(job, WORKER_DIED)
-        verdict = self._retry.lose(unit, job, failure, at_once=is_first)
-        verdicts.append((job, failure, verdict))
+    def _lose(
+        self,
+        unit: UnitOfWork,
+        job: Job,
+        failure: Failure,
+        verdicts: Verdicts,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        at_once = at_once or not unit.attempts.count(job, WORKER_DIED)
+        if verdict := self._retry.lose(unit, job, failure, at_once=at_once):
+            verdicts.append((job, failure, verdict))
 
     def _recover(
         self,
@@ -141,7 +148,7 @@ class RecoveryService:
                 logger.warning("no recovery there now, another try follows: %s", outcome)
         return is_all
 
-    def _tell(self, verdicts: Iterable[tuple[Job, Failure, Retry | Bury]]) -> None:
+    def _tell(self, verdicts: Iterable[tuple[Job, Failure, Verdict]]) -> None:
         for job, failure, verdict in verdicts:
             self._retry.tell(job, failure, verdict)
 

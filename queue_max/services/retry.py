@@ -1,12 +1,14 @@
 """What becomes of a job whose attempt failed."""
 
 import logging
+import random
 from typing import assert_never
 
+from queue_max.domain.clock import later
 from queue_max.domain.events import Events
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job
-from queue_max.domain.retry import Bury, Retry, RetryPolicy
+from queue_max.domain.retry import Bury, CallOff, RetryPolicy, TryAgain, Verdict
 from queue_max.exceptions import LeaseLostError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.admission import Admission
@@ -16,18 +18,23 @@ logger = logging.getLogger(__name__)
 
 
 class RetryService:
-    """Reschedules or buries failed jobs, by the verdict of the retry policy."""
+    """Reschedules, buries or calls off jobs, by the verdict of their retry policy.
+
+    The policy may be user code, so it judges before the transaction, which names the fence.
+    """
 
     def __init__(
         self,
         store: Store,
         policy: RetryPolicy,
+        rng: random.Random,
         dead_letters: DeadLetterService,
         admission: Admission,
         events: Events,
     ) -> None:
         self._store = store
         self._policy = policy
+        self._rng = rng
         self._dead_letters = dead_letters
         self._admission = admission
         self._events = events
@@ -40,22 +47,41 @@ class RetryService:
         *,
         permanent: bool = False,
         fence: int | None = None,
-    ) -> Retry | Bury | None:
-        """Judge a failed attempt and write the verdict, in the transaction that reads the job.
+    ) -> Verdict | None:
+        """Judge a failed attempt at a job that runs, and write the verdict.
 
         None when no such job runs. Raises LeaseLostError when it does not run under `fence`.
         """
-        failure = Failure.of(error)
-        with self._store.writing(shard_id) as unit:
+        with self._store.reading(shard_id) as unit:
             job = unit.jobs.running(job_id, fence)
+        try:
             if job is not None:
-                verdict = self._policy.judge(job, unit.now, permanent=permanent)
-                self._write(unit, job, failure, verdict)
-        if job is None:
+                return self.settle_job(job, error, permanent=permanent)
+        except LeaseLostError:
             if fence is not None:
-                raise LeaseLostError(job_id, shard_id, fence)
-            return None
-        self._admission.failed(job.lease, error)
+                raise
+        if fence is not None:
+            raise LeaseLostError(job_id, shard_id, fence)
+        return None
+
+    def settle_job(
+        self, job: Job, error: BaseException | str, *, permanent: bool | None = None
+    ) -> Verdict:
+        """Judge the attempt that a worker has just made, and write the verdict.
+
+        `permanent` None lets the error tell whether another attempt may help. Raises
+        LeaseLostError when the job is no longer run under its fence.
+        """
+        failure = Failure.of(error)
+        verdict = self._policy_of(job).judge(job, error, self._rng, permanent=permanent)
+        with self._store.writing(job.shard_id) as unit:
+            is_written = self._write(unit, job, failure, verdict)
+        if not is_written:
+            raise LeaseLostError(job.id, job.shard_id, job.fence)
+        if _is_failure(verdict):
+            self._admission.failed(job.lease, error)
+        else:
+            self._admission.handed_back(job.lease)
         self.tell(job, failure, verdict)
         return verdict
 
@@ -66,41 +92,74 @@ class RetryService:
         """
         failure = Failure("WorkerStopped", reason)
         with self._store.writing(job.shard_id) as unit:
-            running = unit.jobs.running(job.id, job.fence)
-            if running is None:
-                raise LeaseLostError(job.id, job.shard_id, job.fence)
-            verdict = self.lose(unit, running, failure, at_once=True)
+            verdict = self.lose(unit, job, failure, at_once=True)
+        if verdict is None:
+            raise LeaseLostError(job.id, job.shard_id, job.fence)
         self._admission.handed_back(job.lease)
         self.tell(job, failure, verdict)
 
-    def lose(self, unit: UnitOfWork, job: Job, failure: Failure, *, at_once: bool) -> Retry | Bury:
-        """Write what becomes of a job that its worker left, within a transaction."""
-        verdict = self._policy.judge(job, unit.now)
-        if isinstance(verdict, Retry) and at_once:
-            verdict = Retry(unit.now)
-        self._write(unit, job, failure, verdict)
-        return verdict
+    def lose(
+        self, unit: UnitOfWork, job: Job, failure: Failure, *, at_once: bool
+    ) -> Verdict | None:
+        """Write what becomes of a job that its worker left, within a transaction.
 
-    def tell(self, job: Job, failure: Failure, verdict: Retry | Bury) -> None:
-        """Publish a verdict, once it is committed."""
+        None when the job is no longer run under its fence.
+        """
+        policy = self._policy_of(job)
+        if policy.decide is not None:  # user code stays out of transactions
+            policy = RetryPolicy()
+        verdict = policy.judge(job, failure.message, self._rng)
+        if isinstance(verdict, TryAgain) and at_once:
+            verdict = TryAgain(0.0)
+        return verdict if self._write(unit, job, failure, verdict) else None
+
+    def tell(self, job: Job, failure: Failure, verdict: Verdict) -> None:
+        """Log and publish a verdict, once it is committed."""
         what = f"{failure.error_type}: {failure.message}"
         match verdict:
-            case Retry(at):
+            case TryAgain(wait, is_counted=True):
                 event = "job_retried"
-                logger.warning("job %s failed, to be tried again at %s: %s", job.key, at, what)
+                logger.warning("job %s failed, next attempt in %.0f s: %s", job.key, wait, what)
             case Bury(reason):
                 event = "job_failed"
                 logger.error("job %s failed for good (%s): %s", job.key, reason, what)
+            case TryAgain(wait):
+                logger.info("job %s runs again in %.0f s: %s", job.key, wait, failure.message)
+                return
+            case CallOff(reason):
+                logger.info("job %s is cancelled: %s", job.key, reason)
+                return
             case _:
                 assert_never(verdict)
         self._events.publish(event, job_id=job.id, shard_id=job.shard_id, error=failure.message)
 
-    def _write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Retry | Bury) -> None:
-        unit.attempts.add(job, failure)
+    def _policy_of(self, job: Job) -> RetryPolicy:
+        if job.retry_policy is None:
+            return self._policy
+        try:
+            return RetryPolicy.from_json(job.retry_policy)
+        except ValueError:
+            logger.exception("job %s goes by the policy of the queue", job.key)
+            return self._policy
+
+    def _write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Verdict) -> bool:
+        """Write a verdict; False when the job is no longer run under its fence."""
         match verdict:
-            case Retry(at):
-                unit.jobs.reschedule(job, failure, at)
+            case TryAgain(wait, is_counted):
+                at = later(unit.now, wait)
+                if not is_counted:
+                    return unit.jobs.snooze(job, at)
+                is_written = unit.jobs.reschedule(job, failure, at)
             case Bury():
-                self._dead_letters.bury(unit, job, failure, verdict)
+                is_written = self._dead_letters.bury(unit, job, failure, verdict)
+            case CallOff():
+                return unit.jobs.cancel_running(job, failure)
             case _:
                 assert_never(verdict)
+        if is_written:
+            unit.attempts.add(job, failure)
+        return is_written
+
+
+def _is_failure(verdict: Verdict) -> bool:
+    return isinstance(verdict, Bury) or (isinstance(verdict, TryAgain) and verdict.is_counted)

@@ -10,7 +10,7 @@ from typing import Any
 
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.job import Job, JobResult
-from queue_max.exceptions import JobTimeoutError, Permanent
+from queue_max.exceptions import JobSignal, JobTimeoutError, Permanent
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ def _call(function: ProcessFunction, job: Job) -> JobResult:
         result = function(job.payload)
         if inspect.isawaitable(result):
             result = asyncio.run(_wait_for(result))
+        if isinstance(result, JobSignal):
+            raise result
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
             raise Permanent("the function is a generator: nothing of it has run")
     except BaseException as error:  # user code: even SystemExit is the job's end, not ours

@@ -12,7 +12,7 @@ from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult
-from queue_max.domain.retry import Bury
+from queue_max.domain.retry import Bury, TryAgain
 from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueClosedError, QueueError
 from queue_max.queue import Queue
 from queue_max.workers.company import in_this_process
@@ -293,19 +293,14 @@ class Worker:
             self._tell(self._on_job_complete, job_id=job.id, result=outcome.result)
 
     def _fail(self, job: Job, error: BaseException) -> None:
-        permanent = not is_retryable_error(error)
-        retry = self._services.retry
-        verdict = self._store(
-            lambda: retry.settle(job.id, job.shard_id, error, permanent=permanent, fence=job.fence),
-            job,
-        )
-        if verdict is None:
-            return
-        if isinstance(verdict, Bury):
-            self._tally.failed += 1
-        else:
-            self._tally.retried += 1
-        message = Failure.of(error).message
+        match self._store(lambda: self._services.retry.settle_job(job, error), job):
+            case Bury():
+                self._tally.failed += 1
+            case TryAgain(is_counted=True):
+                self._tally.retried += 1
+            case _:  # lost, snoozed or cancelled
+                return
+        message, permanent = Failure.of(error).message, not is_retryable_error(error)
         self._tell(self._on_job_error, job_id=job.id, error=message, permanent=permanent)
 
     def _store(self, write: Callable[[], T], job: Job) -> T | None:

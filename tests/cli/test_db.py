@@ -181,20 +181,42 @@ def test_one_damaged_shard_does_not_hide_the_others(cli: Cli, folder: Path, comm
     result = cli("db", command)
     lines = result.stdout.splitlines()
     assert lines[1] == f"  shard 0: {SHARD.head} (head)"
-    assert lines[2].startswith("  shard 1: ")
-    assert "damaged" in lines[2]
+    assert lines[2].startswith(f"  shard 1: {folder / 'shard_1.db'} is damaged")
     assert lines[3] == f"  shard 2: {SHARD.head} (head)"
     state = json.loads(cli("db", command, "--json").stdout)[2]
     assert (state["revision"], state["is_current"]) == (None, False)
     assert "damaged" in state["error"]
 
 
-def test_check_fails_when_one_shard_is_damaged_or_missing(cli: Cli, folder: Path) -> None:
+def test_check_does_not_send_to_an_upgrade_what_it_cannot_mend(cli: Cli, folder: Path) -> None:
     (folder / "shard_2.db").unlink()
     result = cli("db", "check")
     assert result.exit_code == 3
-    assert "missing" in result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith(f"  shard 2: {folder / 'shard_2.db'} is missing")
+    assert "Bring it back from a backup" in last
+    assert result.stderr == "Error: 1 database(s) cannot be used; what is said of each tells why.\n"
     assert not (folder / "shard_2.db").exists()
+    assert "missing" in json.loads(cli("db", "check", "--json").stdout)[3]["error"]
+
+
+def test_check_sends_to_a_newer_program_what_is_newer(cli: Cli, folder: Path) -> None:
+    set_revision(folder, 1, "9999")
+    result = cli("db", "check")
+    assert (result.exit_code, result.stdout.splitlines()[2]) == (3, "  shard 1: 9999")
+    assert result.stderr == (
+        "Error: 1 database(s) are newer than this program; upgrade queue-max.\n"
+    )
+
+
+def test_check_tells_a_remedy_for_each_kind_of_fault(cli: Cli, folder: Path) -> None:
+    set_revision(folder, 0, "0001")
+    damage(folder, 1)
+    sql(folder / "shard_2.db", f"DROP TABLE {SHARD.version_table}")
+    assert cli("db", "check").stderr == (
+        "Error: 2 database(s) are not up to date; run `queue-max db upgrade`. "
+        "1 database(s) cannot be used; what is said of each tells why.\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["current", "check", "upgrade"])

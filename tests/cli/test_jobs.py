@@ -27,8 +27,8 @@ def fail_next(queue: Queue) -> None:
 
 
 def rows(result: Result) -> list[list[str]]:
-    """Read the cells of a table, the payload being one."""
-    return [line.split(maxsplit=4) for line in result.stdout.splitlines()[2:]]
+    """Read the cells of a table, payload and error being one."""
+    return [line.split(maxsplit=5) for line in result.stdout.splitlines()[2:]]
 
 
 # enqueue
@@ -94,10 +94,28 @@ def test_a_file_of_jobs_is_stored(cli: Cli, queue: Queue, tmp_path: Path) -> Non
 
 
 def test_a_csv_file_is_stored(cli: Cli, queue: Queue, tmp_path: Path) -> None:
-    path = tmp_path / "jobs.csv"
+    path = tmp_path / "jobs.txt"
     path.write_text("name\nana\nbo\n")
     assert cli("enqueue", "--file", path, "--format", "csv").exit_code == 0
     assert {job.payload["name"] for job in queue.list_jobs()} == {"ana", "bo"}
+
+
+@pytest.mark.parametrize("name", ["jobs.csv", "JOBS.CSV"])
+def test_the_name_of_a_file_tells_that_it_is_csv(
+    cli: Cli, queue: Queue, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("name\nana\n")
+    assert cli("enqueue", "--file", tmp_path / name).exit_code == 0
+    assert queue.list_jobs()[0].payload == {"name": "ana"}
+
+
+@pytest.mark.parametrize("name", ["jobs.csv", "jobs", "jobs.txt"])
+def test_a_format_that_is_named_counts_more_than_the_name_of_the_file(
+    cli: Cli, queue: Queue, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text('{"payload": {"n": 1}}\n')
+    assert cli("enqueue", "--file", tmp_path / name, "--format", "jsonl").exit_code == 0
+    assert queue.list_jobs()[0].payload == {"n": 1}
 
 
 @pytest.mark.parametrize(
@@ -151,16 +169,53 @@ def test_jobs_are_listed_by_state(
 
 
 def test_the_table_tells_what_a_job_is(cli: Cli, listed_queue: Queue) -> None:
-    result = cli("list")
-    assert result.stdout.splitlines()[0].split() == ["ID", "Shard", "Status", "Priority", "Payload"]
-    assert rows(result) == [["1", "0", "failed", "0", '{"n": 1}']]
+    header, _line, row = cli("list").stdout.splitlines()
+    assert header.split() == ["ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error"]
+    assert row.split(maxsplit=5) == ["1", "0", "failed", "0", "1/4", '{"n": 1}  Error: it broke']
 
 
-@pytest.mark.parametrize("status", ["failed", "completed", "cancelled", "all"])
-def test_an_empty_list_is_told_in_words(cli: Cli, queue: Queue, status: str) -> None:
+def test_the_table_tells_how_many_attempts_were_made(cli: Cli, queue: Queue) -> None:
+    queue.enqueue({}, max_retries=1)
+    queue.pop_job("w")
+    queue.enqueue({}, max_retries=0)
+    assert {row[4] for row in rows(cli("list", "--status", "all"))} == {"0/1", "1/2"}
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (KeyError("name"), "KeyError: 'name'"),
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (ValueError(), "ValueError"),
+        (ValueError("\x1b[31mred\t\x9b"), r"ValueError: \x1b[31mred\t\x9b"),
+        (ValueError("[red]x[/red]"), "ValueError: [red]x[/red]"),
+        (ValueError("x" * 500), f"ValueError: {'x' * 47}…"),
+    ],
+)
+def test_the_table_tells_why_a_job_failed_in_one_line(
+    cli: Cli, queue: Queue, error: Exception, shown: str
+) -> None:
+    queue.enqueue({})
+    job = queue.pop_job("w")
+    assert job is not None
+    queue.fail_job(job.id, job.shard_id, error, permanent=True)
+    (row,) = rows(cli("list"))
+    assert row[5] == f"{{}}       {shown}"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("failed", "No jobs with status 'failed'."),
+        ("completed", "No jobs with status 'completed'."),
+        ("cancelled", "No jobs with status 'cancelled'."),
+        ("all", "No jobs."),
+    ],
+)
+def test_an_empty_list_is_told_in_words(cli: Cli, queue: Queue, status: str, words: str) -> None:
     result = cli("list", "--status", status)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"  No jobs with status '{status}'.\n"
+    assert result.stderr == f"  {words}\n"
     assert json.loads(cli("list", "--status", status, "--json").stdout) == []
 
 
@@ -179,9 +234,9 @@ def test_the_table_shows_no_more_than_the_beginning_of_a_long_payload(
 ) -> None:
     queue.enqueue({"text": "x" * 500})
     (row,) = rows(cli("list", "--status", "pending"))
-    assert row[4].startswith('{"text": "xxx')
-    assert row[4].endswith("…")
-    assert len(row[4]) < 100
+    assert row[5].startswith('{"text": "xxx')
+    assert row[5].endswith("…")
+    assert len(row[5]) < 100
 
 
 def test_the_limit_holds_over_all_shards(cli: Cli, queue: Queue) -> None:

@@ -1,7 +1,9 @@
 import os
 import pty
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -186,6 +188,7 @@ def test_a_data_dir_with_a_typo_is_not_found_and_not_made(
     ("name", "value"),
     [
         ("RATE_LIMIT_MAX", "fast"),
+        ("RATE_LIMIT_MAX", "0"),
         ("QUEUE_MAX_NUM_SHARDS", "0"),
         ("QUEUE_MAX_LOG_LEVEL", "LOUD"),
     ],
@@ -283,11 +286,56 @@ def test_an_env_file_that_may_not_be_read_is_a_usage_error(run: Run, make_queue:
     assert_fault(run("stats"), 2, ".env")
 
 
-def test_a_data_dir_that_is_a_file_is_an_error(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [["stats"], ENQUEUE, WORKER, ["db", "check"], ["db", "upgrade"]]
+)
+@pytest.mark.parametrize(
+    ("data_dir", "allowed"),
+    [
+        ("", "should name a folder"),
+        ("file", "should be a folder, and is a file"),
+        ("~nosuch/data", "should not begin with ~nosuch"),
+        (b"\xff", "should be UTF-8"),
+    ],
+)
+def test_a_data_dir_that_can_be_none_is_a_usage_error_that_says_why(
+    run: Run, tmp_path: Path, command: list[str], data_dir: str | bytes, allowed: str
+) -> None:
     (tmp_path / "file").touch()
-    assert_fault(run("stats", "--data-dir", tmp_path / "file"), 4, str(tmp_path / "file"))
-    ran = run(*ENQUEUE, "--data-dir", tmp_path / "file")
-    assert_fault(ran, 3, str(tmp_path / "file"))
+    text = os.fsdecode(data_dir)
+    assert_fault(run(*command, "--data-dir", text), 2, f"data_dir={text!r}: {allowed}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_data_dir_beneath_a_file_is_an_error_of_the_database(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    new = tmp_path / "file" / "data"
+    assert_fault(run(*ENQUEUE, "--data-dir", new), 3, str(new), "Not a directory")
+
+
+@pytest.fixture
+def gone(tmp_path: Path) -> Path:
+    """A current folder that has been deleted."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    return folder
+
+
+@pytest.mark.usefixtures("gone")
+@pytest.mark.parametrize("command", [["stats"], ENQUEUE, WORKER, ["db", "check"]])
+def test_a_relative_data_dir_needs_a_current_folder(run: Run, command: list[str]) -> None:
+    ran = run(*command, DATA_DIR="mine")
+    assert_fault(ran, 2, "DATA_DIR='mine': should be an absolute path", "current folder")
+    assert_fault(run(*command, DATA_DIR=""), 2, "DATA_DIR='data': should be an absolute path")
+
+
+def test_an_absolute_data_dir_needs_no_current_folder(
+    run: Run, make_queue: MakeQueue, gone: Path
+) -> None:
+    make_queue(shards=1)
+    assert run("stats").returncode == 0
 
 
 # Where it prints
@@ -384,3 +432,99 @@ def test_a_reader_that_has_seen_enough_is_no_error(start: Start, make_queue: Mak
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     process.wait(60)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list", "--status", "all"],
+        ["list", "--status", "all", "--json"],
+        ["stats"],
+        ["stats", "--json"],
+        ["retry"],
+        ["db", "check"],
+        ["--help"],
+        ["stats", "--help"],
+        ["--version"],
+    ],
+)
+def test_a_full_disk_beneath_stdout_is_told_in_words(
+    start: Start, make_queue: MakeQueue, command: list[str]
+) -> None:
+    make_queue(shards=1).enqueue({})
+    with open("/dev/full", "w") as full:
+        process = start(*command, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "Error: stdout: No space left on device\n")
+
+
+def test_what_was_buffered_is_written_at_the_end_or_told_in_words(
+    start: Start, make_queue: MakeQueue, tmp_path: Path
+) -> None:
+    make_queue(shards=1)
+    (tmp_path / "printing.py").write_text("print('loaded')\ndef work(payload): ...\n")
+    with open("/dev/full", "w") as full:
+        buffering = os.environ | {"PYTHONUNBUFFERED": ""}
+        process = start("worker", "--function", "printing:work", stdout=full, env=buffering)
+        assert process.stderr is not None
+        assert any("Ctrl+C" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "Error: stdout: No space left on device"
+
+
+def test_an_exit_code_needs_nobody_to_read_its_words(start: Start) -> None:
+    with open("/dev/full", "w") as full:
+        assert start("stats", stderr=full).wait(60) == 4
+
+
+def test_the_program_runs_without_stdout(program: list[str], make_queue: MakeQueue) -> None:
+    make_queue(shards=1)
+    command = shlex.join([*program, "list"])
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "  No jobs with status 'failed'.\n")
+
+
+# Interrupted
+
+
+def test_ctrl_c_ends_a_command_quietly(program: list[str], run: Run, make_queue: MakeQueue) -> None:
+    make_queue(shards=1)
+    program[-1] = (
+        "import os, signal\n"
+        "from queue_max import Queue\n"
+        "Queue.get_stats = lambda self: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"{program[-1]}"
+    )
+    ran = run("stats")
+    assert (ran.returncode, ran.stdout, ran.stderr.strip()) == (130, "", "")
+
+
+# Misspelt variables
+
+
+@pytest.mark.parametrize("command", [["stats"], ["db", "check"], ["db", "upgrade"]])
+def test_a_misspelt_variable_is_warned_of_once_and_the_nearest_is_named(
+    run: Run, make_queue: MakeQueue, command: list[str]
+) -> None:
+    make_queue(shards=1)
+    ran = run(*command, QUEUE_MAX_RETRYS="9")
+    assert ran.returncode == 0
+    assert ran.stderr == (
+        "WARNING queue_max.cli.base: QUEUE_MAX_RETRYS is no setting; did you mean "
+        "QUEUE_MAX_RETRIES?\n"
+    )
+
+
+def test_a_misspelt_variable_is_not_warned_of_where_only_errors_are_logged(
+    run: Run, make_queue: MakeQueue
+) -> None:
+    make_queue(shards=1)
+    assert run("stats", QUEUE_MAX_RETRYS="9", QUEUE_MAX_LOG_LEVEL="ERROR").stderr == ""
+
+
+def test_variables_that_are_none_of_ours_are_not_warned_of(run: Run, make_queue: MakeQueue) -> None:
+    make_queue(shards=1)
+    ours = {"QUEUE_MAX_NUM_SHARDS": "1", "QUEUE_MAX_LOG_LEVEL": "WARNING"}
+    assert run("stats", MAX_RETRYS="9", queue_max_retrys="9", **ours).stderr == ""

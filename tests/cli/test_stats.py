@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,9 +52,21 @@ def test_a_table_counts_the_jobs(cli: Cli, mixed_queue: Queue) -> None:
         ("Failed", "1"),
         ("Completed", "1"),
         ("Shards", "2"),
-        ("Circuit State", "closed"),
-        ("Tokens Available", "160.0"),
+        ("Circuit State (this process)", "closed"),
+        ("Tokens Available (this process)", "160.0"),
     ]
+
+
+def test_help_says_that_the_limits_are_those_of_this_process(cli: Cli) -> None:
+    assert "circuit and tokens are those of this process" in " ".join(
+        cli("stats", "-h").stdout.split()
+    )
+
+
+def test_a_limit_that_is_off_is_told_in_words(cli: Cli, make_queue: MakeQueue) -> None:
+    make_queue(shards=1)
+    last = cli("stats", "--rate-limit", "none").stdout.splitlines()[-1]
+    assert last == "  Tokens Available (this process)  no limit"
 
 
 @pytest.mark.usefixtures("_two_shards")
@@ -75,7 +88,7 @@ def test_one_shard_can_be_counted_alone(cli: Cli, mixed_queue: Queue) -> None:
         "failed": 1,
         "completed": 0,
     }
-    assert "Processing            1" in cli("stats", "--shard", 0).stdout
+    assert re.search(r"Processing +1\n", cli("stats", "--shard", 0).stdout)
     assert "Tokens" not in cli("stats", "--shard", 0).stdout
 
 

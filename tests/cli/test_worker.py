@@ -39,6 +39,15 @@ async def note_later(payload):
 number = 5
 """
 
+# Statistics are due many times between two looks of the worker.
+TALKATIVE = """
+from queue_max.cli import workers
+
+workers.STATS_EVERY = 0.01
+
+def work(payload): ...
+"""
+
 
 @pytest.fixture(autouse=True)
 def _jobs(tmp_path: Path) -> None:
@@ -90,11 +99,17 @@ def began(number: int = 0) -> bool:
 # Starting
 
 
-def test_it_says_how_many_workers_run_what_at_which_rate(start: Start, queue: Queue) -> None:
-    process = start("worker", "--function", "jobs_of_mine:note", "--workers", 2, "--rate-limit", 50)
+@pytest.mark.parametrize(("limit", "told"), [(50, "50 req/min"), ("none", "no limit")])
+def test_it_says_how_many_workers_run_what_where_at_which_rate(
+    start: Start, queue: Queue, data_dir: Path, limit: object, told: str
+) -> None:
+    process = start(
+        *("worker", "--function", "jobs_of_mine:note", "--workers", 2),
+        *("--data-dir", data_dir.name, "--rate-limit", limit),
+    )
     assert read_until("Ctrl+C", process.stderr) == (
         "  Started 2 worker(s) processing jobs_of_mine:note\n"
-        "  Queue: 1 shards, 50 req/min\n"
+        f"  Queue: {data_dir}, 1 shards, {told}\n"
         "  Press Ctrl+C to stop.\n"
     )
 
@@ -225,7 +240,7 @@ def test_the_first_signal_lets_the_running_job_end_and_takes_no_other(
         ([signal.SIGTERM, signal.SIGINT], 130),
     ],
 )
-def test_a_second_signal_hands_the_running_jobs_back_and_leaves(
+def test_a_second_signal_takes_the_running_jobs_back_and_leaves(
     start_worker: Start, queue: Queue, numbers: list[signal.Signals], code: int
 ) -> None:
     add_jobs(queue, 2)
@@ -236,10 +251,40 @@ def test_a_second_signal_hands_the_running_jobs_back_and_leaves(
     process.send_signal(numbers[1])
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
-    assert "Gave 2 running job(s) back." in err
+    assert "Took 2 running job(s) back; what had no attempt left has failed." in err
     for job in queue.list_jobs():
         assert (job.status, job.attempts, job.worker_id) == (JobStatus.PENDING, 1, None)
         assert job.error_type == "WorkerStopped"
+
+
+def test_a_job_without_an_attempt_left_has_failed_when_a_second_signal_takes_it(
+    start_worker: Start, queue: Queue
+) -> None:
+    queue.enqueue({"n": 0}, max_retries=0)
+    process = start_worker("stay")
+    eventually(began)
+    process.send_signal(signal.SIGTERM)
+    assert "A second signal takes them back" in read_until("Stopping", process.stderr)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert "Took 1 running job(s) back; what had no attempt left has failed." in err
+    assert queue.get_failed_jobs()[0].error_type == "WorkerStopped"
+
+
+def test_a_worker_whose_words_nobody_reads_works_on_and_stops_in_order(
+    start: Start, queue: Queue, tmp_path: Path
+) -> None:
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    process = start("worker", "--function", "talkative:work")
+    read_until("[Stats]", process.stderr)
+    assert process.stderr is not None
+    process.stderr.close()
+    for _ in range(3):
+        queue.enqueue({})
+        assert queue.wait_until_empty(30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert queue.get_stats()["completed"] == 3
 
 
 def test_a_second_signal_ends_the_worker_although_its_job_cannot_be_handed_back(
@@ -267,7 +312,7 @@ def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
 ) -> None:
     (tmp_path / "sabotage.py").write_text(
         "from queue_max.services.dispatch import DispatchService\n"
-        "def claim(*arguments): raise SystemExit('no more')\n"
+        "def claim(*arguments, **options): raise SystemExit('no more')\n"
         "DispatchService.claim = claim\n"
         "def work(payload): ...\n"
     )
@@ -282,15 +327,12 @@ def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
 def test_a_database_that_cannot_be_asked_does_not_end_the_worker(
     start: Start, queue: Queue, tmp_path: Path, data_dir: Path
 ) -> None:
-    (tmp_path / "talkative.py").write_text(
-        "from queue_max.cli import workers\nworkers.STATS_EVERY = 0.01\ndef work(payload): ...\n"
-    )
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
     process = start("worker", "--function", "talkative:work")
     read_until("[Stats]", process.stderr)
     other = driver.choose().module.connect(data_dir / "shard_0.db", isolation_level=None)
     try:
         other.execute("ALTER TABLE fila RENAME TO away")
-        # Many times between two looks of the worker, statistics are due.
         read_until("waits", process.stderr)
         other.execute("ALTER TABLE away RENAME TO fila")
     finally:

@@ -163,3 +163,15 @@ def test_the_silence_of_one_queue_is_not_that_of_another(
     with Events().silenced():
         events.publish("job_enqueued", job_id=1)
     assert listener.heard == [{"job_id": 1}]
+
+
+@pytest.mark.parametrize("callback", [None, "print", 5])
+def test_what_cannot_be_called_is_no_callback(events: Events, callback: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^callback={callback!r}: should be callable"):
+        events.on("job_enqueued", callback)
+
+
+@pytest.mark.parametrize("event", [[], {}])
+def test_an_event_of_no_name_at_all_is_unknown(events: Events, event: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Unknown event: "):
+        events.on(event, print)

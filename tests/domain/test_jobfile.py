@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from queue_max.domain.jobfile import Format, read_jobs
+from queue_max.domain.payload import MAX_BYTES
 from queue_max.exceptions import InvalidJobError
 
 Read = Callable[[str | bytes], list[tuple[int, Any]]]
@@ -92,24 +94,32 @@ def test_a_bad_line_comes_as_an_error_and_reading_goes_on(read_jsonl: Read, line
     assert [(n, item) for n, item in items if n != 2] == [(1, {"a": 1}), (3, {"a": 3})]
 
 
-@pytest.mark.parametrize("file_format", Format)
-def test_a_file_that_is_not_utf_8_is_refused_by_name(
-    write: Callable[[str | bytes], Path], file_format: Format
+@pytest.mark.parametrize(
+    ("file_format", "content"),
+    [
+        (Format.JSONL, '\n{"name": "Ada"}\n{"name": "Müller"}\n{"name": "Bob"}\n'),
+        (Format.CSV, "name,n\nAda,1\nMüller,2\nBob,3\n"),
+        (Format.CSV, 'name,n\nAda,1\n"Mül\nler",2\nBob,3\n'),
+    ],
+)
+def test_a_line_that_is_not_utf_8_is_one_bad_line(
+    write: Callable[[str | bytes], Path], file_format: Format, content: str
 ) -> None:
-    path = write('{"payload": {"name": "Müller"}}\n'.encode("latin-1"))
-    with pytest.raises(InvalidJobError, match=r"jobs is not UTF-8: .*0xfc"):
-        list(read_jobs(path, file_format))
+    items = list(read_jobs(write(content.encode("latin-1")), file_format))
+    assert [isinstance(item, InvalidJobError) for _, item in items] == [False, True, False]
+    assert bad_lines(items) == [content.count("\n") - 1]
+    assert str(items[1][1]) == "is not UTF-8: byte 0xfc"
 
 
 @pytest.mark.parametrize("file_format", Format)
 def test_a_file_is_read_line_by_line(
     write: Callable[[str | bytes], Path], file_format: Format
 ) -> None:
-    path = write(b'{"a": 1}\n' * 100_000 + b"\xff\n")
+    path = write(b'{"a": 1}\n' * 100_000)
     items = read_jobs(path, file_format)
-    assert len(list(islice(items, 50_000))) == 50_000
-    with pytest.raises(InvalidJobError, match="not UTF-8"):
-        list(items)
+    next(items)
+    path.write_bytes(b"")
+    assert len(list(islice(items, 100_000))) < 50_000
 
 
 def test_a_file_that_is_not_there_is_the_callers_error(tmp_path: Path) -> None:
@@ -169,23 +179,58 @@ def test_rows_may_end_as_on_windows(read_csv: Read) -> None:
     ]
 
 
-def test_a_row_that_is_not_csv_comes_as_an_error_and_reading_goes_on(read_csv: Read) -> None:
-    items = read_csv('a,b\n1,2\n"x"y,2\n3,4\n')
-    assert bad_lines(items) == [3]
-    assert str(items[1][1]).startswith("not CSV: ")
-    assert [item["payload"]["a"] for item in good_items(items)] == ["1", "3"]
+@pytest.mark.parametrize(
+    ("rows", "stop"),
+    [
+        pytest.param('"x"y,2\n3,4\n', 4, id="text after a quote"),
+        pytest.param('"x,2\n3,4\n', 5, id="a quote that is never closed"),
+        pytest.param('"x"y","3\n4,5\n6","7"\n8,9\n', 4, id="a quote that is not doubled"),
+        pytest.param(f"{'x' * (MAX_BYTES + 1)},2\n3,4\n", 4, id="a cell longer than any payload"),
+    ],
+)
+def test_a_file_ends_with_the_row_that_is_not_csv(
+    write: Callable[[str | bytes], Path], rows: str, stop: int
+) -> None:
+    """Where a row ends that is not CSV, and the next one begins, nobody knows."""
+    items = read_jobs(write(f"a,b\n1,2\n\n{rows}"), Format.CSV)
+    assert next(items) == (2, {"payload": {"a": "1", "b": "2"}, "priority": 0})
+    with pytest.raises(
+        InvalidJobError, match=rf"^line {stop}: not CSV: .*; from line 3 on nothing was read$"
+    ):
+        next(items)
+    assert list(items) == []
 
 
-def test_a_quote_that_is_never_closed_is_one_error(read_csv: Read) -> None:
-    items = read_csv('a,b\n1,2\n"x,2\n3,4\n')
-    assert len(bad_lines(items)) == 1
-    assert [item["payload"]["a"] for item in good_items(items)] == ["1"]
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param('"a"x,b', id="no CSV"),
+        pytest.param("a,b,a", id="two columns of one name"),
+        pytest.param("a,\xff", id="no UTF-8"),
+    ],
+)
+def test_no_row_is_read_by_a_header_that_cannot_be_read(read_csv: Read, header: str) -> None:
+    with pytest.raises(InvalidJobError, match=r"^line 1: .*; from line 1 on nothing was read$"):
+        read_csv(f"{header}\n1,2\n3,4\n".encode("latin-1"))
 
 
-def test_no_row_is_read_by_a_header_that_is_not_csv(read_csv: Read) -> None:
-    items = read_csv('"a"x,b\n1,2\n3,4\n')
-    assert bad_lines(items) == [1]
-    assert good_items(items) == []
+@pytest.mark.parametrize("length", [200_000, MAX_BYTES])
+def test_a_cell_may_be_as_long_as_a_payload(read_csv: Read, length: int) -> None:
+    [(line, item)] = read_csv(f"a\n{'x' * length}\n")
+    assert (line, len(item["payload"]["a"])) == (2, length)
+
+
+def test_while_a_row_is_worked_on_other_readers_of_csv_have_their_own_limit(
+    write: Callable[[str | bytes], Path],
+) -> None:
+    usual = 131_072
+    csv.field_size_limit(usual)
+    path = write("a\n1\n2\n")
+    assert [csv.field_size_limit() for _ in read_jobs(path, Format.CSV)] == [usual] * 2
+    path = write('a\n1\n"x"y\n')
+    with pytest.raises(InvalidJobError):
+        list(read_jobs(path, Format.CSV))
+    assert csv.field_size_limit() == usual
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n", "\n\n"])

@@ -56,7 +56,7 @@ class TestSettings:
     def test_time_is_real_unless_another_is_given(self) -> None:
         assert inspect.signature(CircuitBreaker).parameters["clock"].default is time.monotonic
 
-    @pytest.mark.parametrize("value", [0, -1, 1.5, True, math.nan, -math.inf, "5", None])
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True, math.nan, -math.inf, "5", None, 2**63])
     def test_a_threshold_that_is_no_count_is_refused_by_name_and_value(self, value: float) -> None:
         with pytest.raises(
             ConfigurationError, match=rf"failure_threshold={value!r}: should be .* inf"
@@ -69,6 +69,21 @@ class TestSettings:
             ConfigurationError, match=rf"recovery_timeout={value!r}: should be more than 0"
         ):
             CircuitBreaker(recovery_timeout=value)
+
+    @pytest.mark.parametrize("value", [math.inf, pytest.param(10**400, id="401 digits")])
+    def test_a_timeout_longer_than_any_clock_counts_is_as_good_as_for_ever(
+        self, value: float
+    ) -> None:
+        breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=value)
+        fail(breaker, 1)
+        assert not breaker.is_allowed()
+        assert breaker.get_stats()["recovery_remaining"] > 10**9
+
+    @pytest.mark.parametrize("name", ["on_state_change", "failure_predicate"])
+    def test_what_cannot_be_called_is_refused(self, name: str) -> None:
+        options: dict[str, Any] = {name: 5}
+        with pytest.raises(ConfigurationError, match=f"^{name}=5: should be callable"):
+            CircuitBreaker(**options)
 
     def test_an_infinite_threshold_never_opens(self) -> None:
         breaker = CircuitBreaker(failure_threshold=math.inf)

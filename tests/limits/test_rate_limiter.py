@@ -91,7 +91,7 @@ class TestSettings:
         with pytest.raises(ConfigurationError, match=r"'per_day': .* per_minute, per_second"):
             RateLimiter(1, "per_day")  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("value", [0, -1, 1.5, True, math.nan, -math.inf, "160", None])
+    @pytest.mark.parametrize("value", [0, -1, 1.5, True, math.nan, -math.inf, "160", None, 2**63])
     def test_a_rate_that_is_no_count_is_refused_by_name_and_value(self, value: float) -> None:
         with pytest.raises(ConfigurationError, match=rf"rate_limit={value!r}: should be .* or inf"):
             RateLimiter(value)
@@ -199,10 +199,13 @@ class TestWaiting:
         limiter.acquire(timeout=limiter.interval)
         assert time_.slept == [pytest.approx(1 / 3)]
 
-    def test_a_wait_of_any_length_is_borne_without_a_timeout(self, time_: Time) -> None:
+    @pytest.mark.parametrize("timeout", [math.inf, pytest.param(10**400, id="401 digits")])
+    def test_a_wait_of_any_length_is_borne_without_a_timeout(
+        self, time_: Time, timeout: float
+    ) -> None:
         limiter = RateLimiter.per_hour(1, clock=time_.clock, sleep=time_.sleep)
         limiter.acquire()
-        limiter.acquire(timeout=math.inf)
+        limiter.acquire(timeout=timeout)
         assert time_.slept == [3600.0]
 
     def test_the_default_timeout_is_thirty_seconds(self, crowd: Crowd) -> None:

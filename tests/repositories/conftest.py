@@ -67,7 +67,7 @@ def claim(store: Store) -> Callable[..., Job | None]:
 
     def claim(worker_id: str = "worker-1") -> Job | None:
         with store.writing(0) as unit:
-            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id)
+            return unit.claims.claim_next(DEFAULT_QUEUE, worker_id)
 
     return claim
 

@@ -93,7 +93,7 @@ def test_the_dead_letters_of_all_failed_jobs_are_removed_and_no_others(
     for job in (first, second, third):
         bury(store, job)
     with store.writing(0) as unit:
-        unit.jobs.requeue_failed(second.id)
+        unit.job_lists.requeue_failed(second.id)
         unit.dead_letters.remove_of_failed()
     assert job_ids(store) == [second.id]
 

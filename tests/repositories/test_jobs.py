@@ -12,8 +12,9 @@ from support.jobs import a_new_job
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, JobStatus, Lease
+from queue_max.repositories.claims import PROMOTED_AT_ONCE, ClaimRepository
 from queue_max.repositories.job_lists import Counts
-from queue_max.repositories.jobs import PROMOTED_AT_ONCE, JobRepository
+from queue_max.repositories.leases import LeaseRepository
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.storage.database import Database
 
@@ -36,7 +37,7 @@ wrong_fences = pytest.mark.parametrize("off_by", [-1, 1])
 
 def promote(store: Store) -> int:
     with store.writing(0) as unit:
-        return unit.jobs.promote_due()
+        return unit.claims.promote_due()
 
 
 def claim_all(claim: Claim) -> list[int]:
@@ -113,10 +114,10 @@ def test_an_id_is_never_given_twice(store: Store, add: Add, start: Start) -> Non
 
 def test_a_pending_job_is_due(store: Store, add: Add) -> None:
     with store.reading(0) as unit:
-        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+        assert not unit.claims.has_due(DEFAULT_QUEUE)
     add()
     with store.reading(0) as unit:
-        assert unit.jobs.has_due(DEFAULT_QUEUE)
+        assert unit.claims.has_due(DEFAULT_QUEUE)
 
 
 def test_a_scheduled_job_is_due_from_its_time_on(
@@ -125,10 +126,10 @@ def test_a_scheduled_job_is_due_from_its_time_on(
     schedule(10)
     clock.advance(9.999)
     with store.reading(0) as unit:
-        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+        assert not unit.claims.has_due(DEFAULT_QUEUE)
     clock.advance(0.001)
     with store.reading(0) as unit:
-        assert unit.jobs.has_due(DEFAULT_QUEUE)
+        assert unit.claims.has_due(DEFAULT_QUEUE)
 
 
 def test_a_job_that_runs_or_has_failed_is_not_due(store: Store, start: Start) -> None:
@@ -137,7 +138,7 @@ def test_a_job_that_runs_or_has_failed_is_not_due(store: Store, start: Start) ->
     with store.writing(0) as unit:
         unit.jobs.fail(failed, FAILURE)
     with store.reading(0) as unit:
-        assert not unit.jobs.has_due(DEFAULT_QUEUE)
+        assert not unit.claims.has_due(DEFAULT_QUEUE)
 
 
 def test_a_job_of_another_queue_is_neither_due_nor_claimed(
@@ -145,8 +146,8 @@ def test_a_job_of_another_queue_is_neither_due_nor_claimed(
 ) -> None:
     add(queue="mail")
     with store.reading(0) as unit:
-        assert not unit.jobs.has_due(DEFAULT_QUEUE)
-        assert unit.jobs.has_due("mail")
+        assert not unit.claims.has_due(DEFAULT_QUEUE)
+        assert unit.claims.has_due("mail")
     assert claim() is None
 
 
@@ -154,7 +155,7 @@ def test_due_jobs_are_found_while_another_holds_the_write_lock(store: Store, add
     add()
     with store.writing(0) as writer, store.reading(0) as reader:
         writer.job_lists.purge([JobStatus.PENDING])
-        assert reader.jobs.has_due(DEFAULT_QUEUE)
+        assert reader.claims.has_due(DEFAULT_QUEUE)
 
 
 # Promotion
@@ -204,7 +205,7 @@ def test_no_plan_of_postgresql_promotes_more(
     clock.advance(600)
     with shard.writing() as connection:
         forbid(connection, "hashjoin", "mergejoin", "hashagg", "sort", "indexscan", "material")
-        assert JobRepository(connection, 0, clock.now).promote_due() == 500
+        assert ClaimRepository(connection, 0, clock.now).promote_due() == 500
 
 
 # Claiming
@@ -237,7 +238,7 @@ def test_no_plan_of_postgresql_changes_the_order(
     insert_rows([{"id": job_id} for job_id in (3, 1, 2)])
     with shard.writing() as connection:
         forbid(connection, "indexscan", "bitmapscan")
-        repository = JobRepository(connection, 0, clock.now)
+        repository = ClaimRepository(connection, 0, clock.now)
         claimed = [repository.claim_next(DEFAULT_QUEUE, "worker-1") for _ in range(3)]
     assert [job and job.id for job in claimed] == [1, 2, 3]
 
@@ -246,7 +247,7 @@ def test_no_plan_of_postgresql_changes_the_order(
 def test_on_postgresql_claims_do_not_wait_for_each_other(store: Store, add: Add) -> None:
     first, second = add(), add()
     with store.writing(0) as one, store.writing(0, wait=0.0) as other:
-        jobs = [unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1") for unit in (one, other)]
+        jobs = [unit.claims.claim_next(DEFAULT_QUEUE, "worker-1") for unit in (one, other)]
     assert [job and job.id for job in jobs] == [first, second]
 
 
@@ -307,7 +308,7 @@ def test_each_of_400_jobs_goes_to_exactly_one_of_8_threads(store: Store) -> None
         taken = []
         while True:
             with store.writing(0) as unit:
-                job = unit.jobs.claim_next(DEFAULT_QUEUE, f"worker-{worker}")
+                job = unit.claims.claim_next(DEFAULT_QUEUE, f"worker-{worker}")
             if job is None:
                 return taken
             taken.append((job.id, job.fence))
@@ -369,7 +370,7 @@ def test_a_number_that_is_no_jobs_names_none(store: Store, start: Start, number:
         assert unit.jobs.complete(job.id, number) is None
         assert unit.jobs.running(number, None) is None
         assert unit.jobs.running(job.id, number) is None
-        assert unit.jobs.requeue_failed(number) == 0
+        assert unit.job_lists.requeue_failed(number) == 0
         assert unit.jobs.running(job.id, job.fence) == job
 
 
@@ -406,11 +407,11 @@ def test_the_jobs_a_process_holds_are_found_until_it_holds_them_no_longer(
     add()
     add()
     with store.writing(0) as unit:
-        held = [unit.jobs.claim_next(DEFAULT_QUEUE, "w", holder) for holder in ("one", "other")]
-        assert unit.jobs.held_by("one", 10) == held[:1]
+        held = [unit.claims.claim_next(DEFAULT_QUEUE, "w", holder) for holder in ("one", "other")]
+        assert unit.leases.held_by("one", 10) == held[:1]
         assert held[0] is not None
         unit.jobs.reschedule(held[0], FAILURE, clock.now)
-        assert unit.jobs.held_by("one", 10) == []
+        assert unit.leases.held_by("one", 10) == []
 
 
 def test_all_leases_are_told_with_the_moment_they_were_prolonged(
@@ -421,7 +422,7 @@ def test_all_leases_are_told_with_the_moment_they_were_prolonged(
     second = start()
     add()
     with store.reading(0) as unit:
-        leases = unit.jobs.leases()
+        leases = unit.leases.all()
     assert {lease: to_text(at) for lease, at in leases.items()} == {
         first.lease: first.heartbeat,
         second.lease: second.heartbeat,
@@ -550,7 +551,7 @@ def test_a_requeued_job_has_a_fresh_budget_and_a_rising_fence(
     with store.writing(0) as unit:
         unit.jobs.fail(job, FAILURE)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed() == 1
+        assert unit.job_lists.requeue_failed() == 1
     again = claim()
     assert again is not None
     assert (again.id, again.attempts, again.max_attempts) == (job.id, 1, 1)
@@ -566,7 +567,7 @@ def test_one_failed_job_can_be_requeued_alone(
         unit.jobs.fail(first, FAILURE)
         unit.jobs.fail(second, FAILURE)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed(second.id) == 1
+        assert unit.job_lists.requeue_failed(second.id) == 1
     assert [job.id for job in in_status(JobStatus.FAILED)] == [first.id]
 
 
@@ -576,9 +577,9 @@ def test_only_failed_jobs_are_requeued(
     running, pending = start(), add()
     schedule(60)
     with store.writing(0) as unit:
-        assert unit.jobs.requeue_failed() == 0
-        assert unit.jobs.requeue_failed(running.id) == 0
-        assert unit.jobs.requeue_failed(pending) == 0
+        assert unit.job_lists.requeue_failed() == 0
+        assert unit.job_lists.requeue_failed(running.id) == 0
+        assert unit.job_lists.requeue_failed(pending) == 0
     assert counts() == Counts(pending=1, scheduled=1, processing=1, failed=0)
 
 
@@ -592,7 +593,7 @@ def test_leases_are_prolonged_to_the_present(
     other = start()
     clock.advance(10)
     with store.writing(0) as unit:
-        assert unit.jobs.renew([job.lease for job in held]) == 2
+        assert unit.leases.renew([job.lease for job in held]) == 2
     assert [getattr(find(job.id), "heartbeat", None) for job in held] == [to_text(clock.now)] * 2
     assert find(other.id) == other
 
@@ -604,7 +605,7 @@ def test_a_lost_lease_stays_lost(
     job = start()
     clock.advance(10)
     with store.writing(0) as unit:
-        assert unit.jobs.renew([Lease(0, job.id, job.fence + off_by)]) == 0
+        assert unit.leases.renew([Lease(0, job.id, job.fence + off_by)]) == 0
     assert find(job.id) == job
 
 
@@ -618,7 +619,7 @@ def test_a_fence_prolongs_the_lease_of_its_own_job_only(
     assert again is not None
     crossed = [Lease(0, again.id, second.fence), Lease(0, second.id, again.fence)]
     with store.writing(0) as unit:
-        assert unit.jobs.renew(crossed) == 0
+        assert unit.leases.renew(crossed) == 0
 
 
 def test_a_job_that_no_longer_runs_has_no_lease_to_prolong(
@@ -627,14 +628,14 @@ def test_a_job_that_no_longer_runs_has_no_lease_to_prolong(
     job = start()
     with store.writing(0) as unit:
         unit.jobs.reschedule(job, FAILURE, clock.now)
-        assert unit.jobs.renew([job.lease]) == 0
+        assert unit.leases.renew([job.lease]) == 0
     assert getattr(find(job.id), "heartbeat", "") is None
 
 
 def test_no_leases_are_prolonged_when_none_are_held(store: Store, start: Start) -> None:
     start()
     with store.writing(0) as unit:
-        assert unit.jobs.renew([]) == 0
+        assert unit.leases.renew([]) == 0
 
 
 def test_a_worker_can_prolong_its_leases_by_its_name(
@@ -643,7 +644,7 @@ def test_a_worker_can_prolong_its_leases_by_its_name(
     own, other = start("worker-1"), start("worker-2")
     clock.advance(10)
     with store.writing(0) as unit:
-        assert unit.jobs.renew_of_worker("worker-1") == 1
+        assert unit.leases.renew_of_worker("worker-1") == 1
     renewed = find(own.id)
     assert renewed is not None
     assert renewed.heartbeat == to_text(clock.now)
@@ -659,8 +660,8 @@ def test_silent_jobs_are_found_longest_silence_first_and_bounded(
         clock.advance(1)
     with store.writing(0) as unit:
         renewed = Lease(0, ids[0], 1)
-        unit.jobs.renew([renewed])
-        silent = unit.jobs.silent_since(clock.now, limit=2)
+        unit.leases.renew([renewed])
+        silent = unit.leases.silent_since(clock.now, limit=2)
     assert [job.id for job in silent] == ids[1:3]
 
 
@@ -669,9 +670,9 @@ def test_a_lease_prolonged_at_that_very_moment_is_not_silent(
 ) -> None:
     job = start()
     with store.reading(0) as unit:
-        assert unit.jobs.silent_since(clock.now, limit=9) == []
+        assert unit.leases.silent_since(clock.now, limit=9) == []
         just_after = clock.now + timedelta(milliseconds=1)
-        assert unit.jobs.silent_since(just_after, limit=9) == [job]
+        assert unit.leases.silent_since(just_after, limit=9) == [job]
 
 
 def test_only_jobs_that_run_can_be_silent(
@@ -681,7 +682,7 @@ def test_only_jobs_that_run_can_be_silent(
     others = [status for status in JobStatus if status is not JobStatus.PROCESSING]
     insert_rows([{"status": status, "heartbeat": clock.now} for status in others])
     with store.reading(0) as unit:
-        assert unit.jobs.silent_since(clock.now + timedelta(days=1), limit=9) == []
+        assert unit.leases.silent_since(clock.now + timedelta(days=1), limit=9) == []
 
 
 @only_postgresql
@@ -693,7 +694,7 @@ def test_no_plan_of_postgresql_finds_the_wrong_silent_jobs(
     insert_rows(rows)
     with shard.writing() as connection:
         forbid(connection, "indexscan", "bitmapscan")
-        [longest] = JobRepository(connection, 0, clock.now).silent_since(clock.now, limit=1)
+        [longest] = LeaseRepository(connection, 0, clock.now).silent_since(clock.now, limit=1)
     assert longest.heartbeat == to_text(clock.now - timedelta(seconds=3))
 
 
@@ -703,16 +704,16 @@ def test_no_plan_of_postgresql_finds_the_wrong_silent_jobs(
 hot = pytest.mark.parametrize(
     "step",
     [
-        pytest.param(lambda unit: unit.jobs.has_due(DEFAULT_QUEUE), id="has_due"),
-        pytest.param(lambda unit: unit.jobs.promote_due(), id="promote_due"),
-        pytest.param(lambda unit: unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1"), id="claim_next"),
+        pytest.param(lambda unit: unit.claims.has_due(DEFAULT_QUEUE), id="has_due"),
+        pytest.param(lambda unit: unit.claims.promote_due(), id="promote_due"),
+        pytest.param(lambda unit: unit.claims.claim_next(DEFAULT_QUEUE, "w"), id="claim_next"),
         pytest.param(lambda unit: unit.jobs.complete(1, 1), id="complete"),
         pytest.param(lambda unit: unit.jobs.running(1, 1), id="running"),
-        pytest.param(lambda unit: unit.jobs.renew([Lease(0, 1, 1), Lease(0, 2, 1)]), id="renew"),
-        pytest.param(lambda unit: unit.jobs.renew_of_worker("worker-1"), id="renew_of_worker"),
-        pytest.param(lambda unit: unit.jobs.silent_since(unit.now, 10), id="silent_since"),
-        pytest.param(lambda unit: unit.jobs.held_by("some-process", 10), id="held_by"),
-        pytest.param(lambda unit: unit.jobs.leases(), id="leases"),
+        pytest.param(lambda unit: unit.leases.renew([Lease(0, 1, 1), Lease(0, 2, 1)]), id="renew"),
+        pytest.param(lambda unit: unit.leases.renew_of_worker("worker-1"), id="renew_of_worker"),
+        pytest.param(lambda unit: unit.leases.silent_since(unit.now, 10), id="silent_since"),
+        pytest.param(lambda unit: unit.leases.held_by("some-process", 10), id="held_by"),
+        pytest.param(lambda unit: unit.leases.all(), id="leases"),
     ],
 )
 

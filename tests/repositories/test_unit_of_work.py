@@ -120,7 +120,7 @@ def test_reading_sees_one_state_whatever_is_written_meanwhile(store: Store, add:
 def test_reading_does_not_wait_for_a_writer(store: Store, add: Add) -> None:
     add()
     with store.writing(0) as unit:
-        assert unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1") is not None
+        assert unit.claims.claim_next(DEFAULT_QUEUE, "worker-1") is not None
         assert pending(store) == 1
 
 
@@ -134,14 +134,14 @@ def test_a_unit_waits_for_another_writer_no_longer_than_it_was_told(
     def write() -> None:
         try:
             with store.writing(0, wait) as unit:
-                unit.jobs.claim_next(DEFAULT_QUEUE, "worker-1")
+                unit.claims.claim_next(DEFAULT_QUEUE, "worker-1")
                 unit.metadata.add_processed()
             outcomes.append(None)
         except ShardError as error:
             outcomes.append(error)
 
     with store.writing(0) as unit:
-        unit.jobs.claim_next(DEFAULT_QUEUE, "worker-2")
+        unit.claims.claim_next(DEFAULT_QUEUE, "worker-2")
         unit.metadata.add_processed()
         other = threading.Thread(target=write)
         other.start()

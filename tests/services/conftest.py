@@ -219,7 +219,7 @@ def settlement(store: Store, admission: Admission, events: Events) -> Settlement
 
 @pytest.fixture
 def dead_letters(store: Store) -> DeadLetterService:
-    return DeadLetterService(store)
+    return DeadLetterService(store, max_retries=3)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def retry(
     admission: Admission,
     events: Events,
 ) -> RetryService:
-    return RetryService(store, RetryPolicy(rng), dead_letters, admission, events)
+    return RetryService(store, RetryPolicy(), rng, dead_letters, admission, events)
 
 
 @pytest.fixture
@@ -273,8 +273,8 @@ def claim(store: Store) -> Callable[..., Job | None]:
         worker_id: str = "worker-1", *, shard_id: int = 0, holder: str | None = None
     ) -> Job | None:
         with store.writing(shard_id) as unit:
-            unit.jobs.promote_due()
-            return unit.jobs.claim_next(DEFAULT_QUEUE, worker_id, holder)
+            unit.claims.promote_due()
+            return unit.claims.claim_next(DEFAULT_QUEUE, worker_id, holder)
 
     return claim
 

@@ -1,12 +1,13 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support.clock import FakeClock
 
 from queue_max.domain.job import Job, JobStatus
-from queue_max.exceptions import ShardDamagedError, ShardNotFoundError
+from queue_max.exceptions import ConfigurationError, ShardDamagedError, ShardNotFoundError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.services.inspection import InspectionService
@@ -169,3 +170,11 @@ def test_waiting_ends_when_the_condition_is_met(
 def test_waiting_ends_with_the_time_given(inspection: InspectionService, start: Start) -> None:
     start()
     assert inspection.wait_until(lambda counts: not counts.unfinished, 0.03) is False
+
+
+@pytest.mark.parametrize("timeout", ["1", -1, True, float("nan")])
+def test_a_time_that_cannot_be_waited_is_refused(
+    inspection: InspectionService, timeout: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^timeout=.*: should be 0 seconds or more"):
+        inspection.wait_until(lambda counts: not counts.unfinished, timeout)

@@ -331,7 +331,7 @@ def test_a_wall_clock_that_is_set_forward_ends_no_lease(
     start()
     recovery.recover_silent()
     with store.writing(0) as unit:
-        assert unit.jobs.silent_since(clock.now + timedelta(hours=1), 10)
+        assert unit.leases.silent_since(clock.now + timedelta(hours=1), 10)
     assert recovery.recover_silent() == 0
 
 
@@ -350,7 +350,7 @@ def test_a_lease_that_is_prolonged_between_look_and_verdict_is_left_alone(
     def prolonged_meanwhile(*arguments: Any) -> object:
         found = overdue(*arguments)
         with store.writing(0) as unit:
-            unit.jobs.renew([job.lease])
+            unit.leases.renew([job.lease])
         return found
 
     monkeypatch.setattr(LeaseWatch, "overdue", prolonged_meanwhile)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from support.clock import FakeClock
 
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import Job, JobStatus
-from queue_max.exceptions import ConfigurationError, LeaseLostError
+from queue_max.exceptions import (
+    ConfigurationError,
+    LeaseLostError,
+    ShardBusyError,
+    ShardDamagedError,
+)
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.inspection import InspectionService
@@ -136,9 +142,9 @@ def test_all_shards_are_cleaned_up_in_steps(
     assert inspection.counts().failed == 0
 
 
-@pytest.mark.parametrize("days", [-1, 36_501, float("nan"), float("inf")])
+@pytest.mark.parametrize("days", [-1, 36_501, float("nan"), float("inf"), "7", True])
 def test_an_age_that_makes_no_sense_is_refused(
-    retention: RetentionService, end: End, inspection: InspectionService, days: float
+    retention: RetentionService, end: End, inspection: InspectionService, days: Any
 ) -> None:
     end(8)
     with pytest.raises(ConfigurationError, match="days="):
@@ -277,11 +283,73 @@ def test_a_worker_whose_job_was_purged_has_lost_its_lease(
         settlement.complete(job.id, 0, fence=job.fence)
 
 
-@pytest.mark.parametrize("status", ["done", "", "PENDING", "'; DROP TABLE fila"])
+@pytest.mark.parametrize("status", ["done", "", "PENDING", "'; DROP TABLE fila", []])
 def test_a_state_that_cannot_be_purged_is_refused(
-    retention: RetentionService, add: Add, inspection: InspectionService, status: str
+    retention: RetentionService, add: Add, inspection: InspectionService, status: Any
 ) -> None:
     add()
     with pytest.raises(ConfigurationError, match="failed, pending, processing"):
         retention.purge(status)
     assert inspection.counts().pending == 1
+
+
+# Shards that refuse
+
+
+@pytest.mark.parametrize("shard_count", [3])
+@pytest.mark.parametrize(
+    "delete", [lambda retention: retention.clean_up(7), lambda retention: retention.purge("failed")]
+)
+def test_a_shard_that_refuses_is_told_once_all_others_are_done(
+    retention: RetentionService,
+    end: End,
+    inspection: InspectionService,
+    damage: Callable[[int], None],
+    delete: Callable[[RetentionService], int],
+) -> None:
+    for shard_id in range(3):
+        end(8, shard_id=shard_id)
+    damage(0)
+    damage(1)
+    with pytest.raises(ShardDamagedError, match="shard 0"):
+        delete(retention)
+    assert inspection.counts(2).failed == 0
+
+
+@pytest.mark.parametrize("shard_count", [2])
+@pytest.mark.parametrize("busy_timeout_ms", [20])
+@pytest.mark.parametrize(
+    "delete", [lambda retention: retention.clean_up(7), lambda retention: retention.purge("failed")]
+)
+def test_a_shard_that_is_locked_comes_last(
+    retention: RetentionService,
+    end: End,
+    inspection: InspectionService,
+    locked: Callable[[int], AbstractContextManager[None]],
+    delete: Callable[[RetentionService], int],
+) -> None:
+    end(8, shard_id=0)
+    end(8, shard_id=1)
+    with locked(0), pytest.raises(ShardBusyError, match="shard 0"):
+        delete(retention)
+    assert [inspection.counts(shard_id).failed for shard_id in range(2)] == [1, 0]
+
+
+def test_what_was_deleted_before_a_shard_was_locked_counts(
+    retention: RetentionService,
+    end: End,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end(*[8] * 1_500)
+    writing, begun = store.writing, []
+
+    def busy_the_second_time(shard_id: int, wait: float | None = None) -> Any:
+        begun.append(wait)
+        if len(begun) == 2:
+            raise ShardBusyError(shard_id, "is locked")
+        return writing(shard_id, wait)
+
+    monkeypatch.setattr(store, "writing", busy_the_second_time)
+    assert retention.clean_up(7) == 1_500
+    assert begun[:3] == [0.0, 0.0, None]

@@ -1,16 +1,20 @@
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.clock import FakeClock
 
-from queue_max.domain.clock import from_text, to_text
+from queue_max.domain.clock import from_text, later, to_text
 from queue_max.domain.events import Events
 from queue_max.domain.job import Job, JobStatus
-from queue_max.domain.retry import Bury, Retry
-from queue_max.exceptions import LeaseLostError
+from queue_max.domain.retry import Bury, CallOff, RetryPolicy, TryAgain
+from queue_max.exceptions import Cancel, LeaseLostError, Snooze
+from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.repositories.shard_metadata import Totals
+from queue_max.repositories.unit_of_work import Store
+from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.inspection import InspectionService
 from queue_max.services.recovery import RecoveryService
@@ -40,16 +44,95 @@ def wait_of(job: Job | None, clock: FakeClock) -> float:
 # Another attempt
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_policy_of_a_job_goes_before_that_of_its_queue(
+    store: Store,
+    rng: random.Random,
+    dead_letters: DeadLetterService,
+    admission: Admission,
+    events: Events,
+    start: Start,
+    own: bool,
+) -> None:
+    policy = RetryPolicy.delays([7])
+    retry = RetryService(store, policy, rng, dead_letters, admission, events)
+    mine = RetryPolicy.delays([11]).to_json() if own else None
+    assert retry.settle_job(start(retry_policy=mine), "no") == TryAgain(11.0 if own else 7.0)
+
+
+def test_a_stored_policy_that_cannot_be_read_is_logged_and_has_no_say(
+    retry: RetryService, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = start(retry_policy='{"kind": "weekly"}')
+    assert isinstance(retry.settle_job(job, "no"), TryAgain)
+    assert f"job {job.key} goes by the policy of the queue" in caplog.text
+
+
+def test_a_snooze_is_neither_an_attempt_nor_a_failure(
+    retry: RetryService,
+    store: Store,
+    breaker: CircuitBreaker,
+    start: Start,
+    find: Find,
+    told: Told,
+    clock: FakeClock,
+) -> None:
+    job = start(max_attempts=1)
+    assert retry.settle_job(job, Snooze(30)) == TryAgain(30, is_counted=False)
+    waiting = find(job.id)
+    assert waiting is not None
+    assert (waiting.status, waiting.attempts) == (JobStatus.SCHEDULED, 0)
+    assert wait_of(waiting, clock) == 30
+    assert (waiting.last_error, told) == (None, [])
+    assert breaker.get_stats()["failure_count"] == 0
+    with store.reading(0) as unit:
+        assert unit.attempts.of(job.uid) == []
+
+
+def test_a_cancel_ends_the_job_without_a_dead_letter(
+    retry: RetryService, dead_letters: DeadLetterService, start: Start, find: Find, told: Told
+) -> None:
+    job = start()
+    assert retry.settle_job(job, Cancel("the page is gone")) == CallOff("the page is gone")
+    cancelled = find(job.id)
+    assert cancelled is not None
+    assert (cancelled.status, cancelled.last_error) == (JobStatus.CANCELLED, "the page is gone")
+    assert cancelled.completed_at
+    assert (dead_letters.newest(0, 10), told) == ([], [])
+
+
+def test_user_code_that_decides_runs_outside_of_the_transaction(
+    store: Store,
+    rng: random.Random,
+    dead_letters: DeadLetterService,
+    admission: Admission,
+    events: Events,
+    start: Start,
+) -> None:
+    def decide(attempts: int, error: BaseException | str) -> float:
+        with store.writing(0):
+            return 5.0
+
+    policy = RetryPolicy.function(decide)
+    retry = RetryService(store, policy, rng, dead_letters, admission, events)
+    assert retry.settle_job(start(), ValueError()) == TryAgain(5.0)
+
+
 def test_a_failed_attempt_is_followed_by_another(
-    retry: RetryService, start: Start, find: Find, told: Told, inspection: InspectionService
+    retry: RetryService,
+    start: Start,
+    find: Find,
+    told: Told,
+    inspection: InspectionService,
+    clock: FakeClock,
 ) -> None:
     job = start()
     verdict = retry.settle(job.id, 0, raised(ValueError("no such page")), fence=job.fence)
     waiting = find(job.id)
     assert waiting is not None
     assert waiting.status is JobStatus.SCHEDULED
-    assert isinstance(verdict, Retry)
-    assert waiting.next_retry_at == to_text(verdict.at)
+    assert isinstance(verdict, TryAgain)
+    assert waiting.next_retry_at == to_text(later(clock.now, verdict.wait))
     assert (waiting.error_type, waiting.last_error) == ("ValueError", "no such page")
     assert "ValueError: no such page" in str(waiting.error_stack)
     assert (waiting.attempts, waiting.worker_id, waiting.heartbeat) == (1, None, None)
@@ -66,7 +149,7 @@ def test_an_operator_can_read_in_the_log_what_failed_and_what_becomes_of_it(
     retry.settle(second.id, 0, ValueError("no such site"), permanent=True, fence=second.fence)
     tried_again, given_up = caplog.records
     assert (tried_again.levelno, given_up.levelno) == (logging.WARNING, logging.ERROR)
-    assert f"job {first.key} failed, to be tried again at" in tried_again.getMessage()
+    assert f"job {first.key} failed, next attempt in" in tried_again.getMessage()
     assert f"job {second.key} failed for good" in given_up.getMessage()
     assert given_up.getMessage().endswith("ValueError: no such site")
 

@@ -207,7 +207,7 @@ tell_from_child()
 def test_a_child_of_fork_is_not_held_up_by_a_lock_of_its_parent(
     data_dir: Path, start_process: StartProcess
 ) -> None:
-    assert start_process(FORK_WITH_ALL_LOCKS_HELD, data_dir).output(timeout=60) == ["0"]
+    assert start_process(FORK_WITH_ALL_LOCKS_HELD, data_dir).output(timeout=60)[-1] == "0"
 
 
 def test_a_worker_stays_in_the_parent_and_can_be_started_in_the_child_too(

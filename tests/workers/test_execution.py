@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from queue_max import Job, JobResult, JobTimeoutError, Permanent, is_retryable_error
+from queue_max import (
+    Cancel,
+    Job,
+    JobResult,
+    JobSignal,
+    JobTimeoutError,
+    Permanent,
+    Retry,
+    Snooze,
+    is_retryable_error,
+)
 from queue_max.workers.execution import run
 
 # A time limit that no job here reaches, and one that all reach that block.
@@ -155,6 +165,17 @@ def test_a_function_that_outlived_its_time_does_not_keep_the_process_alive(job: 
 def test_without_a_limit_the_function_runs_in_the_thread_of_its_worker(job: Job) -> None:
     outcome = run(lambda payload: threading.current_thread(), job)
     assert outcome.result is threading.current_thread()
+
+
+@pytest.mark.parametrize("signal", [Snooze(3), Retry(5), Cancel(), Permanent("bad page")])
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_what_becomes_of_a_job_may_be_raised_or_returned(signal: JobSignal, how: str) -> None:
+    def ask(payload: dict[str, Any]) -> Any:
+        if how == "raised":
+            raise signal
+        return signal
+
+    assert run(ask, Job(1, {})).error is signal
 
 
 def test_a_generator_has_done_nothing_and_that_is_the_jobs_failure() -> None:

@@ -666,7 +666,7 @@ def test_a_job_is_no_longer_kept_once_it_has_ended(
     assert queue.wait_until_empty(30)
     assert worker.stop(30)
     monkeypatch.setattr(
-        "queue_max.repositories.jobs.JobRepository.renew",
+        "queue_max.repositories.leases.LeaseRepository.renew",
         lambda _, leases: renewed.append(leases),
     )
     queue.services.leases.renew()

@@ -1,0 +1,87 @@
+"""Claims on the `fila` table: which job a worker is to run next."""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, bindparam, exists, or_, select, update
+
+from queue_max.domain.job import Job
+from queue_max.repositories.jobs import to_job
+from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
+
+PROMOTED_AT_ONCE = 500
+"""How many due jobs one claim makes pending: more would hold the lock for too long."""
+
+_is_due = and_(jobs.c.status == SCHEDULED, jobs.c.next_retry_at <= bindparam("now"))
+_is_claimable = and_(jobs.c.status == PENDING, jobs.c.queue == bindparam("queue_name"))
+
+_has_due = select(or_(exists().where(_is_claimable), exists().where(_is_due)))
+
+_due = (
+    select(jobs.c.id)
+    .where(_is_due)
+    .order_by(jobs.c.next_retry_at)
+    .limit(PROMOTED_AT_ONCE)
+    .with_for_update(skip_locked=True)  # for PostgreSQL; SQLite has one writer and omits it
+    # Within the subquery: a statement that begins with WITH has no rowcount in sqlite3.
+    .cte("due", nesting=True)
+    # Else PostgreSQL may run it once a row, and then it has no limit.
+    .prefix_with("MATERIALIZED", dialect="postgresql")
+)
+_promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
+
+_claim = (
+    update(jobs)
+    .where(
+        jobs.c.id
+        == select(jobs.c.id)
+        .where(_is_claimable)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    .values(
+        status=PROCESSING,
+        attempts=jobs.c.attempts + 1,
+        fence=jobs.c.fence + 1,
+        worker_id=bindparam("claimant"),
+        started_at=bindparam("now"),
+        heartbeat=bindparam("now"),
+        held_by=bindparam("holder"),
+        completed_at=None,
+        next_retry_at=None,
+    )
+    .returning(jobs)
+)
+
+
+class ClaimRepository:
+    """The jobs of one shard that may run, within one transaction."""
+
+    def __init__(self, connection: Connection, shard_id: int, now: datetime) -> None:
+        self._connection = connection
+        self._shard_id = shard_id
+        self._now = now
+
+    def has_due(self, queue: str) -> bool:
+        """Tell whether a claim would find something."""
+        values = {"queue_name": queue, "now": self._now}
+        return bool(self._connection.execute(_has_due, values).scalar_one())
+
+    def promote_due(self) -> int:
+        """Make jobs pending whose time has come, the earliest first; a bounded number."""
+        return self._connection.execute(_promote, {"now": self._now}).rowcount
+
+    def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
+        """Give the most urgent pending job to a worker, under a new fence.
+
+        `holder` is the identity of the worker's process, where others can tell whether it lives.
+        """
+        values = {
+            "queue_name": queue,
+            "claimant": worker_id,
+            "holder": holder,
+            "now": self._now,
+        }
+        row = self._connection.execute(_claim, values).one_or_none()
+        return None if row is None else to_job(row, self._shard_id)
