@@ -53,12 +53,12 @@ def test_nobody_joins_while_one_waits_to_be_alone(threads: ThreadPoolExecutor) -
             order.append("together")
 
     with company.together():
-        loner = threads.submit(alone)
+        single = threads.submit(alone)
         while not company._loners:
             leave.wait(0.001)
         late = threads.submit(together)
         assert not order
-    loner.result(20)
+    single.result(20)
     late.result(20)
     assert order == ["alone", "together"]
 
