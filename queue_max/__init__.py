@@ -20,6 +20,7 @@ from queue_max.exceptions import (
     QueueError,
     QueueNotFoundError,
     RateLimitError,
+    ResultNotKeptError,
     Retry,
     SchemaError,
     ShardBusyError,
@@ -33,6 +34,7 @@ from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter, RateLimitUnit
 from queue_max.queue import Queue
 from queue_max.workers.pool import WorkerPool
+from queue_max.workers.running import RunningJob, current_job
 from queue_max.workers.worker import Worker, WorkerState
 
 __version__ = "1.0.0.dev0"
@@ -64,8 +66,10 @@ __all__ = [
     "RateLimitError",
     "RateLimitUnit",
     "RateLimiter",
+    "ResultNotKeptError",
     "Retry",
     "RetryPolicy",
+    "RunningJob",
     "SchemaError",
     "ShardBusyError",
     "ShardDamagedError",
@@ -76,5 +80,6 @@ __all__ = [
     "Worker",
     "WorkerPool",
     "WorkerState",
+    "current_job",
     "is_retryable_error",
 ]

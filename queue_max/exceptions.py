@@ -15,6 +15,7 @@ QueueError
 │   └── SchemaError                 its tables are older or newer than this code
 ├── JobNotFoundError            no such job
 ├── LeaseLostError              the job is not, or no longer, run under this fence
+├── ResultNotKeptError          the job is done, but its result is not, or no longer, kept
 ├── JobFailedError              the job whose result was asked for has failed
 │   └── JobTimeoutError             it ran longer than it may (also a TimeoutError)
 ├── RateLimitError              no token in time (carries retry_after)
@@ -131,6 +132,10 @@ class LeaseLostError(QueueError):
         self.job_id = job_id
         self.shard_id = shard_id
         self.fence = fence
+
+
+class ResultNotKeptError(QueueError):
+    """The job is done, but its result was not asked for, could not be kept, or is too old."""
 
 
 class JobFailedError(QueueError):

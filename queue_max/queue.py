@@ -5,15 +5,18 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from datetime import datetime
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
 from queue_max import checks
 from queue_max.assembly import Services, build
+from queue_max.domain.attempts import Attempt
 from queue_max.domain.events import Callback
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, JobStatus
 from queue_max.domain.jobfile import Format
+from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits.circuit_breaker import CircuitState
@@ -92,7 +95,7 @@ class Queue:
         # A queue that is dropped without close() must not keep its threads and files.
         self._closing = weakref.finalize(self, self.services.close)
 
-    def enqueue(
+    def enqueue(  # noqa: PLR0913 - all that a job may have
         self,
         payload: Mapping[str, Any],
         pagina_id: int | None = None,
@@ -101,6 +104,11 @@ class Queue:
         *,
         retry_delay: int = DEFAULT_RETRY_DELAY,
         retry: RetryPolicy | None = None,
+        run_at: datetime | str | None = None,
+        delay: float = 0.0,
+        unique_key: str | None = None,
+        unique_for: float | None = None,
+        keep_result: float | None = None,
     ) -> JobHandle:
         """Store one job; once this returns, it survives the death of any process.
 
@@ -109,10 +117,17 @@ class Queue:
         first. `max_retries` and `retry_delay`, in seconds, rule the attempts after a failure, as
         does the RetryPolicy `retry`, which goes before that of the queue.
 
-        Gives a dict of `id` and `shard_id`. Raises InvalidJobError, a ValueError, for a bad
+        A job waits until `run_at`, a moment with a time zone or in ISO 8601, or for `delay`
+        seconds. Of jobs with one `unique_key` there is one at a time: while it lives, or for
+        `unique_for` seconds, the same handle is given again, with `created` False (within one
+        `pagina_id`, where there is one). `keep_result` is for how many seconds the job is kept
+        with its result once it is done; else it is deleted.
+
+        Gives a dict of `id` and `shard_id`, with `key`, `created` and `result(timeout)`. Raises
+        InvalidJobError, a ValueError, for a bad
         argument, and ShardError when the job could not be stored.
         """
-        return self.services.intake.submit(
+        handle = self.services.intake.submit(
             {
                 "payload": payload,
                 "pagina_id": pagina_id,
@@ -120,8 +135,14 @@ class Queue:
                 "max_retries": max_retries,
                 "retry_delay": retry_delay,
                 "retry": retry,
+                "run_at": run_at,
+                "delay": delay,
+                "unique_key": unique_key,
+                "unique_for": unique_for,
+                "keep_result": keep_result,
             }
         )
+        return handle.asking(self.get_result)
 
     def enqueue_batch(self, jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Store many jobs, each a dict of arguments of `enqueue`; all of a shard or none.
@@ -132,7 +153,7 @@ class Queue:
         """
         checks.instance("jobs", jobs, Iterable, "an iterable of dicts", error=InvalidJobError)
         handles = self.services.intake.submit_many(jobs)
-        return {"total": len(handles), "jobs": handles}
+        return {"total": len(handles), "jobs": [each.asking(self.get_result) for each in handles]}
 
     def enqueue_from_file(
         self, filepath: str | PathLike[str], fmt: str = "jsonl", *, skip_bad_lines: bool = False
@@ -160,14 +181,18 @@ class Queue:
         checks.text("worker_id", worker_id)
         return self.services.dispatch.claim(worker_id, patience=self.rate_limiter_timeout)
 
-    def complete_job(self, job_id: int, shard_id: int, fence: int | None = None) -> bool:
+    def complete_job(
+        self, job_id: int, shard_id: int, fence: int | None = None, *, result: Any = None
+    ) -> bool:
         """Finish a running job: it leaves the queue; False when no such job runs.
 
-        With the `fence` of the job that `pop_job` gave, raises LeaseLostError when the job has
-        been finished, or given to another worker.
+        A `result`, which JSON must be able to express, is kept if the job is. With the `fence`
+        of the job that `pop_job` gave, raises LeaseLostError when the job has been finished, or
+        given to another worker.
         """
         _check_run(job_id, shard_id, fence)
-        return self.services.settlement.complete(job_id, shard_id, fence=fence)
+        text = result_to_json(result)
+        return self.services.settlement.complete(job_id, shard_id, fence=fence, result=text)
 
     def fail_job(
         self,
@@ -195,6 +220,44 @@ class Queue:
         checks.text("worker_id", worker_id)
         return self.services.leases.renew_of_worker(shard_id, worker_id)
 
+    def get_job(self, job: object) -> Job:
+        """Read a job, named by key, handle, or a dict of `id` and `shard_id`.
+
+        Raises JobNotFoundError when there is none; one that is done is deleted, unless its
+        result is kept.
+        """
+        return self.services.inspection.find(job)
+
+    def get_attempts(self, job: object) -> list[Attempt]:
+        """Read the failed attempts at a job, the first one first; the newest 20 are kept."""
+        return self.services.inspection.attempts(job)
+
+    def get_result(self, job: object, timeout: float | None = None) -> Any:
+        """Wait for the end of a job that keeps its result; gives what its function returned.
+
+        Raises TimeoutError after `timeout` seconds (None: never), JobFailedError when the job
+        failed or was cancelled, ResultNotKeptError when it is done and has no result to give.
+        """
+        return self.services.inspection.result(job, timeout)
+
+    def cancel(self, job: object) -> bool:
+        """End a job as cancelled that waits or runs; False when it has ended already.
+
+        One that runs is not interrupted, but its outcome counts no more, and its function can
+        see it by `current_job().is_cancelled`. Raises JobNotFoundError when there is no such job.
+        """
+        return self.services.settlement.cancel(job)
+
+    def update_progress(
+        self, job_id: int, shard_id: int, progress: float, fence: int | None = None
+    ) -> bool:
+        """Note how far a running job is, in percent; False when no such job runs.
+
+        `fence` as for `complete_job`.
+        """
+        _check_run(job_id, shard_id, fence)
+        return self.services.settlement.update_progress(job_id, shard_id, progress, fence=fence)
+
     def recover_orphans(self) -> int:
         """Make running jobs pending whose lease is over; workers do so by themselves.
 
@@ -217,12 +280,13 @@ class Queue:
         kept = self.services.settings.cleanup_days if days is None else days
         return self.services.retention.clean_up(kept)
 
-    def purge_queue(self, status: str | None = None) -> int:
+    def purge_queue(self, status: str | None = None, *, force: bool = False) -> int:
         """Delete all jobs that are "pending", "processing" or "failed", or simply all.
 
-        A worker whose job is purged finds its lease lost. Dead letters stay.
+        Those that run are left alone, and a warning says how many, unless `force`: then their
+        workers find the leases lost. Dead letters stay.
         """
-        return self.services.retention.purge(status)
+        return self.services.retention.purge(status, force=force)
 
     def list_jobs(
         self, status: str | None = None, limit: int | None = 100, shard_id: int | None = None

@@ -42,6 +42,7 @@ ONE_OF_EACH = [
     exceptions.JobNotFoundError("no"),
     exceptions.LeaseLostError(7, 2, 5),
     exceptions.LeaseLostError(job_id=7, shard_id=2, fence=5),
+    exceptions.ResultNotKeptError("no"),
     exceptions.JobFailedError("no"),
     exceptions.JobTimeoutError("no"),
     exceptions.RateLimitError("no"),

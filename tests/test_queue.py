@@ -954,12 +954,12 @@ def mixed_queue(queue: Queue) -> Queue:
 def test_jobs_are_purged_by_state(
     mixed_queue: Queue, status: str | None, purged: int, left: list[int]
 ) -> None:
-    assert mixed_queue.purge_queue(status) == purged
+    assert mixed_queue.purge_queue(status, force=True) == purged
     assert [job.id for job in mixed_queue.list_jobs()] == left
 
 
 def test_purging_leaves_the_dead_letters(mixed_queue: Queue) -> None:
-    mixed_queue.purge_queue()
+    mixed_queue.purge_queue(force=True)
     assert len(mixed_queue.shard_manager.get_dead_letter_queue(0)) == 1
 
 
@@ -967,7 +967,7 @@ def test_a_worker_whose_job_is_purged_finds_its_lease_lost(queue: Queue) -> None
     queue.enqueue({})
     job = queue.pop_job("w")
     assert job is not None
-    queue.purge_queue("processing")
+    queue.purge_queue("processing", force=True)
     with pytest.raises(LeaseLostError):
         queue.complete_job(job.id, job.shard_id, job.fence)
 

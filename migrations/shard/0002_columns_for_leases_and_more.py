@@ -36,6 +36,7 @@ NEW_INDEXES = (
     "ix_fila_scheduled",
     "ix_fila_processing",
     "ix_fila_ended",
+    "ix_fila_keep_until",
     "ix_dead_letter_queue_failed_at",
     "ix_dead_letter_queue_original_job_id",
 )
@@ -88,6 +89,7 @@ def upgrade_jobs() -> None:
             sa.Column("checksum", sa.BigInteger()),
             sa.Column("progress", sa.Float(), server_default="0", nullable=False),
             sa.Column("result", sa.Text()),
+            sa.Column("keep_result", sa.Float()),
             sa.Column("keep_until", TIME),
             sa.Column("headers", sa.Text()),
             sa.PrimaryKeyConstraint("id", name="pk_fila"),
@@ -128,6 +130,7 @@ def upgrade_jobs() -> None:
     create_partial_index("ix_fila_scheduled", ["next_retry_at"], "status = 'scheduled'")
     create_partial_index("ix_fila_processing", ["heartbeat"], "status = 'processing'")
     create_partial_index("ix_fila_ended", ["status", "completed_at"], "completed_at IS NOT NULL")
+    create_partial_index("ix_fila_keep_until", ["keep_until"], "keep_until IS NOT NULL")
 
 
 def upgrade_dead_letters() -> None:
@@ -205,6 +208,7 @@ def create_unique_keys() -> None:
         "unique_keys",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("uid", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.BigInteger(), nullable=False),
         sa.Column("until", TIME),
         sa.PrimaryKeyConstraint("key", name="pk_unique_keys"),
     )

@@ -7,20 +7,21 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import click
 
+_WIDTH = 60  # of a text in a cell
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def as_json(value: Any, *, indent: int | None = None) -> None:
-    """Print a value as strict JSON, infinity as null."""
+def as_json(value: Any, *, indent: int | None = None, file: IO[str] | None = None) -> None:
+    """Print a value as strict JSON, infinity as null; to a file, if one is given."""
     value = _finite(value)
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    if _showable(text) != text:
+    if _showable(text, file) != text:
         text = json.dumps(value, indent=indent, allow_nan=False)
-    click.echo(text)
+    click.echo(text, file=file)
 
 
 def say(words: str) -> None:
@@ -32,6 +33,18 @@ def say(words: str) -> None:
 def number(value: float) -> str:
     """Write a number, infinity in words."""
     return "no limit" if value == math.inf else str(value)
+
+
+def cut(text: str) -> str:
+    """Cut a text to what a cell of a table has room for."""
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def block(title: str, text: str) -> None:
+    """Print a text of several lines beneath its title."""
+    click.echo(f"\n  {title}:")
+    for line in text.rstrip("\n").expandtabs(4).split("\n"):
+        click.echo(f"    {_showable(_escaped(line))}".rstrip())
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -62,11 +75,12 @@ def let_go() -> None:
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     try:
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
     except ImportError:
         return False
-    drawn = Table(*headers)
+    first, *others = headers
+    drawn = Table(Column(first, no_wrap=True), *others)  # it names the row, and is to be copied
     for row in rows:
         drawn.add_row(*map(Text, row))  # as Text: a payload may hold what rich takes for markup
     Console().print(drawn)
@@ -85,9 +99,9 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _showable(text: str) -> str:
-    """Escape what stdout has no form for, such as lone surrogates."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be closed
+def _showable(text: str, file: IO[str] | None = None) -> str:
+    """Escape what stdout, or a file, has no form for, such as lone surrogates."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"  # it may be closed
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 

@@ -62,9 +62,10 @@ class Filter:
     @classmethod
     def of(cls, error_type: str | None, before: str | None) -> Self:
         """Read what callers give: `before` is a moment in ISO 8601."""
+        checks.text("error_type", error_type)
         try:
             return cls(error_type=error_type, before=None if before is None else from_text(before))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(
                 f"before={checks.shown(before)}: should be a moment such as 2026-01-31T08:00:00Z"
             ) from error

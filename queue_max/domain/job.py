@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from queue_max.domain.clock import from_text, to_text, utc_now
 from queue_max.domain.failures import WORKER_DIED
+from queue_max.exceptions import QueueError
 
 DEFAULT_QUEUE = "default"
 DEFAULT_RETRY_DELAY = 60
@@ -57,11 +58,31 @@ class JobHandle(dict[str, int]):
         self.uid = uid
         self.created = created
         """False when the job existed already."""
+        self._ask: Callable[[JobHandle, float | None], Any] | None = None
 
     @property
     def key(self) -> str:
         """The job's name among all shards, "<shard>-<uid>"."""
         return f"{self['shard_id']}-{self.uid}"
+
+    def asking(self, ask: "Callable[[JobHandle, float | None], Any]") -> Self:
+        """Let `result` ask there; gives itself."""
+        self._ask = ask
+        return self
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the job's end; gives what its function returned, as `Queue.get_result` does."""
+        if self._ask is None:
+            raise QueueError("this handle was copied: ask the queue, by get_result(handle.key)")
+        return self._ask(self, timeout)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As plain facts: another process has another queue to ask.
+        return _handle, (self["id"], self["shard_id"], self.uid, self.created)
+
+
+def _handle(job_id: int, shard_id: int, uid: str, created: bool) -> JobHandle:
+    return JobHandle(job_id, shard_id, uid, created=created)
 
 
 class Lease(NamedTuple):
@@ -85,6 +106,15 @@ class NewJob:
     queue: str = DEFAULT_QUEUE
     retry_policy: str | None = None
     """Of its own, as it is stored; else that of the queue holds."""
+    run_at: datetime | None = None
+    """Not to be run before that moment."""
+    delay: float = 0.0
+    """Seconds from now for which it is not to be run."""
+    unique_key: str | None = None
+    unique_for: float | None = None
+    """Seconds for which the key is taken; None for as long as the job lives."""
+    keep_result: float | None = None
+    """Seconds for which the job is kept with its result once it is done."""
 
 
 def _with_old_names(init: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -136,6 +166,10 @@ class Job:
     queue: str = DEFAULT_QUEUE
     retry_policy: str | None = None
     """The job's own, as it is stored; None for that of the queue."""
+    keep_result: float | None = None
+    """Seconds for which the job is kept with its result once it is done."""
+    result: str | None = None
+    """The result as JSON text, where it is kept."""
 
     @classmethod
     def create(  # noqa: PLR0913 - the contract's
@@ -317,7 +351,7 @@ class Job:
         values = {
             new_names.get(each.name, each.name): getattr(self, each.name)
             for each in fields(self)
-            if each.name not in {"uid", "fence", "queue", "retry_policy"}
+            if each.name not in {"uid", "fence", "queue", "retry_policy", "keep_result", "result"}
         }
         return values | {"status": self.status_str, "priority": self.priority_int}
 

@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from queue_max import checks
+from queue_max.domain.clock import cut, from_text
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, NewJob
 from queue_max.domain.retry import RetryPolicy
@@ -14,12 +16,14 @@ from queue_max.exceptions import ConfigurationError, InvalidJobError, PayloadErr
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_DEPTH = 20
+MAX_KEY = 255
+MAX_RESULT = 1024 * 1024
 
 _whole = partial(checks.whole, error=InvalidJobError)
 _write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-def check_job(
+def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
     payload: object,
     *,
     pagina_id: object = None,
@@ -27,8 +31,17 @@ def check_job(
     max_retries: object,
     retry_delay: object = DEFAULT_RETRY_DELAY,
     retry: object = None,
+    run_at: object = None,
+    delay: float = 0.0,
+    unique_key: object = None,
+    unique_for: float | None = None,
+    keep_result: float | None = None,
 ) -> NewJob:
     """Check all that makes a job; raises InvalidJobError that names the value."""
+    if run_at is not None and delay:
+        raise InvalidJobError("run_at and delay: give one of them, not both")
+    if unique_for is not None and unique_key is None:
+        raise InvalidJobError(f"unique_for={checks.shown(unique_for)}: needs a unique_key")
     return NewJob(
         payload=to_json(payload),
         uid=new_uid(),
@@ -37,6 +50,11 @@ def check_job(
         max_attempts=_whole("max_retries", max_retries, at_least=0, at_most=1000) + 1,
         retry_delay=_whole("retry_delay", retry_delay, at_least=0),
         retry_policy=None if retry is None else _policy(retry),
+        run_at=None if run_at is None else _moment("run_at", run_at),
+        delay=_seconds("delay", delay, zero=True),
+        unique_key=None if unique_key is None else _key("unique_key", unique_key),
+        unique_for=None if unique_for is None else _seconds("unique_for", unique_for),
+        keep_result=None if keep_result is None else _seconds("keep_result", keep_result),
     )
 
 
@@ -47,6 +65,36 @@ def _policy(retry: object) -> str:
         return retry.to_json()
     except ConfigurationError as error:
         raise InvalidJobError(f"retry: {error}") from error
+
+
+def _seconds(name: str, value: float, *, zero: bool = False) -> float:
+    try:
+        return checks.seconds(name, value, zero=zero)
+    except ConfigurationError as error:
+        raise InvalidJobError(str(error)) from error
+
+
+def _moment(name: str, value: object) -> datetime:
+    """Read an aware moment, or its text in ISO 8601."""
+    try:
+        if isinstance(value, str):
+            return from_text(value)
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            return cut(value)
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidJobError(
+        f"{name}={checks.shown(value)}: should be a datetime with a time zone, or a text such as "
+        "2026-01-31T08:00:00Z"
+    )
+
+
+def _key(name: str, value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_KEY or not value.isprintable():
+        raise InvalidJobError(
+            f"{name}={checks.shown(value)}: should be a str of 1 to {MAX_KEY} printable characters"
+        )
+    return value
 
 
 def to_json(payload: object) -> str:
@@ -68,6 +116,15 @@ def to_json(payload: object) -> str:
         size = len(text)
     if size > MAX_BYTES:
         raise PayloadError(f"payload: {size:,} bytes of JSON; at most {MAX_BYTES:,} are taken")
+    return text
+
+
+def result_to_json(result: object) -> str:
+    """Write what a function returned as JSON text; raises PayloadError where that has no form."""
+    _check_value(result, "result", 1)
+    text = json.dumps(result, allow_nan=False, separators=(",", ":"))
+    if len(text) > MAX_RESULT:
+        raise PayloadError(f"result: {len(text):,} bytes of JSON; at most {MAX_RESULT:,} are kept")
     return text
 
 

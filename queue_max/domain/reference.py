@@ -35,7 +35,7 @@ class JobRef:
                     f"job={checks.shown(key)}: should be a key as `enqueue` gives it, or "
                     "<shard>-<id>"
                 )
-            job_id = int(found["id"]) if found["id"] else None
+            job_id = min(int(found["id"]), checks.LARGEST) if found["id"] else None
             return cls(int(found["shard"]), found["uid"], job_id)
         if isinstance(job, Mapping) and {"id", "shard_id"} <= job.keys():
             shard_id = checks.whole("shard_id", job["shard_id"], error=InvalidJobError)

@@ -27,6 +27,12 @@ _due = (
     # Else PostgreSQL may run it once a row, and then it has no limit.
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
+_next_due = (
+    select(jobs.c.next_retry_at)
+    .where(jobs.c.status == SCHEDULED, jobs.c.next_retry_at.is_not(None))
+    .order_by(jobs.c.next_retry_at)
+    .limit(1)
+)
 _promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 
 _claim = (
@@ -67,6 +73,11 @@ class ClaimRepository:
         """Tell whether a claim would find something."""
         values = {"queue_name": queue, "now": self._now}
         return bool(self._connection.execute(_has_due, values).scalar_one())
+
+    def next_due(self) -> datetime | None:
+        """Tell when the earliest job that waits is due; None when none does."""
+        moment: datetime | None = self._connection.execute(_next_due).scalar_one_or_none()
+        return moment
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""

@@ -1,10 +1,22 @@
 """The `fila` table as a whole: jobs counted, listed and deleted many at once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
@@ -70,9 +82,10 @@ class Counts:
 class JobListRepository:
     """The jobs of one shard by the state they are in, within one transaction."""
 
-    def __init__(self, connection: Connection, shard_id: int) -> None:
+    def __init__(self, connection: Connection, shard_id: int, now: datetime) -> None:
         self._connection = connection
         self._shard_id = shard_id
+        self._now = now
 
     def counts(self) -> Counts:
         """Count the jobs by state."""
@@ -94,20 +107,35 @@ class JobListRepository:
         )
 
     def delete_ended_before(self, moment: datetime, limit: int) -> int:
-        """Delete jobs that ended before that moment, but for those with a dead letter."""
-        old = (
+        """Delete jobs that ended before that moment, but for those with a dead letter.
+
+        Of those that are kept for their result, their own time decides.
+        """
+        found = [*self._ended_before(moment, limit), *self._expired(limit)]
+        uids, ids = [row.uid for row in found], [row.id for row in found]
+        self._connection.execute(delete(attempts).where(attempts.c.uid.in_(uids)))
+        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
+
+    def has_ended_before(self, moment: datetime) -> bool:
+        """Tell whether `delete_ended_before` would find something."""
+        return bool(self._ended_before(moment, 1) or self._expired(1))
+
+    def _ended_before(self, moment: datetime, limit: int) -> Sequence[Row[Any, Any]]:
+        query = (
             select(jobs.c.id, jobs.c.uid)
             .where(
                 jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
                 jobs.c.completed_at < moment,
+                jobs.c.keep_until.is_(None),
                 ~_is_dead_letter,
             )
             .limit(limit)
         )
-        found = self._connection.execute(old).all()
-        uids, ids = [row.uid for row in found], [row.id for row in found]
-        self._connection.execute(delete(attempts).where(attempts.c.uid.in_(uids)))
-        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
+        return self._connection.execute(query).all()
+
+    def _expired(self, limit: int) -> Sequence[Row[Any, Any]]:
+        query = select(jobs.c.id, jobs.c.uid).where(jobs.c.keep_until <= self._now).limit(limit)
+        return self._connection.execute(query).all()
 
     def purge(self, statuses: Collection[JobStatus]) -> int:
         """Delete all jobs in those states; of dead letters the attempts stay, too."""

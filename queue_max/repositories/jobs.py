@@ -20,12 +20,14 @@ from sqlalchemy import (
 )
 
 from queue_max.checks import LARGEST
+from queue_max.domain.clock import later
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import ShardDamagedError
 from queue_max.storage.schema import (
     CANCELLED,
+    COMPLETED,
     FAILED,
     PENDING,
     PROCESSING,
@@ -42,7 +44,11 @@ _is_running = and_(
     or_(_fence.is_(None), jobs.c.fence == _fence),
 )
 _running = select(jobs).where(_is_running).with_for_update()
-_complete = delete(jobs).where(_is_running).returning(jobs.c.fence, jobs.c.uid)
+_complete = (
+    delete(jobs)
+    .where(_is_running, jobs.c.keep_result.is_(None))
+    .returning(jobs.c.fence, jobs.c.uid)
+)
 
 
 class JobRepository:
@@ -54,7 +60,7 @@ class JobRepository:
         self._now = now
 
     def add(self, new: Sequence[NewJob]) -> list[int]:
-        """Store jobs, due at once; gives their ids, in the same order."""
+        """Store jobs; gives their ids, in the same order."""
         rows = [
             {
                 "payload": job.payload,
@@ -65,6 +71,8 @@ class JobRepository:
                 "retry_delay": job.retry_delay,
                 "queue": job.queue,
                 "retry_policy": job.retry_policy,
+                "keep_result": job.keep_result,
+                **self._due(job),
                 "created_at": self._now,
             }
             for job in new
@@ -79,11 +87,57 @@ class JobRepository:
         row = self._connection.execute(_running, values).one_or_none()
         return None if row is None else to_job(row, self._shard_id)
 
-    def complete(self, job_id: int, fence: int | None) -> tuple[Lease, str] | None:
-        """Delete a running job that is done; gives its lease and uid, None if it does not run."""
+    def complete(
+        self, job_id: int, fence: int | None, result: str | None = None
+    ) -> tuple[Lease, str] | None:
+        """Delete a running job that is done, or keep it with its result where that was asked for.
+
+        Gives its lease and uid; None if it does not run. `result` is JSON text.
+        """
         values = {"job_id": _known(job_id), "token": _known(fence)}
         row = self._connection.execute(_complete, values).one_or_none()
-        return None if row is None else (Lease(self._shard_id, job_id, row.fence), row.uid)
+        if row is not None:
+            return Lease(self._shard_id, job_id, row.fence), row.uid
+        job = self.running(job_id, fence)
+        if job is None or job.keep_result is None:
+            return None
+        self._release(
+            job,
+            status=COMPLETED,
+            completed_at=self._now,
+            keep_until=later(self._now, job.keep_result),
+            result=result,
+            progress=100.0,
+        )
+        return job.lease, str(job.uid)
+
+    def cancel(self, job: JobRef, reason: str) -> Job | None:
+        """End a job as cancelled that waits or runs; gives it as it was, None for any other."""
+        living = (PENDING, SCHEDULED, PROCESSING)
+        query = select(jobs).where(is_(job), jobs.c.status.in_(living)).with_for_update()
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        self._connection.execute(
+            update(jobs)
+            .where(jobs.c.id == row.id)
+            .values(
+                status=CANCELLED,
+                completed_at=self._now,
+                next_retry_at=None,
+                last_error=reason,
+                worker_id=None,
+                heartbeat=None,
+                held_by=None,
+            )
+        )
+        return to_job(row, self._shard_id)
+
+    def update_progress(self, job_id: int, fence: int | None, percent: float) -> bool:
+        """Note how far a running job is; False when it does not run."""
+        statement = update(jobs).where(_is_running).values(progress=percent)
+        values = {"job_id": _known(job_id), "token": _known(fence)}
+        return self._connection.execute(statement, values).rowcount == 1
 
     def reschedule(self, job: Job, failure: Failure, at: datetime) -> bool:
         """Let a failed job wait for its next attempt; False when its lease is lost."""
@@ -123,6 +177,12 @@ class JobRepository:
             .returning(jobs.c.id)
         )
         return self._connection.execute(statement).scalar_one_or_none()
+
+    def _due(self, job: NewJob) -> dict[str, Any]:
+        at = later(self._now, job.delay) if job.run_at is None else job.run_at
+        if at <= self._now:
+            return {"status": JobStatus.PENDING, "next_retry_at": None}
+        return {"status": JobStatus.SCHEDULED, "next_retry_at": at}
 
     def _waiting(self, at: datetime) -> dict[str, Any]:
         return {"status": PENDING if at <= self._now else SCHEDULED, "next_retry_at": at}

@@ -17,6 +17,7 @@ from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
 from queue_max.repositories.leases import LeaseRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
+from queue_max.repositories.unique_keys import UniqueKeyRepository
 from queue_max.storage.database import Database
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class UnitOfWork:
     attempts: AttemptRepository
     dead_letters: DeadLetterRepository
     metadata: ShardMetadataRepository
+    unique_keys: UniqueKeyRepository
 
 
 class Store:
@@ -113,10 +115,11 @@ class Store:
             JobRepository(connection, shard_id, now),
             ClaimRepository(connection, shard_id, now),
             LeaseRepository(connection, shard_id, now),
-            JobListRepository(connection, shard_id),
+            JobListRepository(connection, shard_id, now),
             AttemptRepository(connection, now),
             DeadLetterRepository(connection, shard_id, now),
             ShardMetadataRepository(connection, now),
+            UniqueKeyRepository(connection, shard_id, now),
         )
 
 

@@ -1,8 +1,10 @@
 """Giving jobs to workers."""
 
 import logging
+import math
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 
 from queue_max.domain.job import DEFAULT_QUEUE, Job
@@ -51,6 +53,15 @@ class DispatchService:
         if job is not None:
             self._admission.started(job.lease, permit)
         return job
+
+    def next_due(self) -> float:
+        """Tell in how many seconds the earliest of all jobs that wait is due; inf for none."""
+        earliest = math.inf
+        for shard_id in self._store.shard_ids:
+            with suppress(ShardError), self._store.reading(shard_id) as unit:
+                if (at := unit.claims.next_due()) is not None:
+                    earliest = min(earliest, (at - unit.now).total_seconds())
+        return max(0.0, earliest)
 
     def give_back(self, job: Job) -> None:
         """Let others have a job that was claimed and not started; the attempt counts not."""

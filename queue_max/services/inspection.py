@@ -1,11 +1,16 @@
 """Looking at the queue: counts, lists, and waiting for a state of it."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 from queue_max import checks
+from queue_max.domain.attempts import Attempt
 from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.reference import JobRef
+from queue_max.exceptions import JobFailedError, JobNotFoundError, ResultNotKeptError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
@@ -51,19 +56,70 @@ class InspectionService:
         newest_first = sorted(found, key=lambda job: (job.id, job.shard_id), reverse=True)
         return newest_first[:limit]
 
+    def find(self, job: object) -> Job:
+        """Read a job, whatever state it is in; JobNotFoundError when it is, or has, gone."""
+        ref = JobRef.of(job)
+        for shard_id in self._most_likely(ref):
+            with self._store.reading(shard_id) as unit:
+                found = unit.jobs.find(ref)
+            if found is not None:
+                return found
+        raise JobNotFoundError(f"there is no job {ref}; one that is done is deleted")
+
+    def attempts(self, job: object) -> list[Attempt]:
+        """Read the failed attempts at a job, the first one first."""
+        found = self.find(job)
+        with self._store.reading(found.shard_id) as unit:
+            return unit.attempts.of(str(found.uid))
+
+    def result(self, job: object, timeout: float | None) -> Any:
+        """Wait for the end of a job; gives what its function returned.
+
+        Raises TimeoutError after `timeout` seconds (None: never), JobFailedError when it failed
+        or was cancelled, ResultNotKeptError when it is done and its result is not to be had.
+        """
+        found = self.find(job)
+
+        def has_ended() -> bool:
+            nonlocal found
+            found = self.find(job)
+            return found.is_terminal
+
+        try:
+            if not self._wait_for(has_ended, timeout):
+                raise TimeoutError(f"job {found.key} has not ended within {timeout} s")
+        except JobNotFoundError as error:
+            raise ResultNotKeptError(
+                f"job {found.key} is done; enqueue it with keep_result= to have its result kept"
+            ) from error
+        if not found.is_completed:
+            raise JobFailedError(f"job {found.key} {found.status_str}: {found.last_error}")
+        if found.result is None:
+            raise ResultNotKeptError(f"the result of job {found.key} could not be kept")
+        return json.loads(found.result)
+
     def wait_until(self, condition: Callable[[Counts], bool], timeout: float | None) -> bool:
         """Wait until the counts fulfil a condition; False after `timeout` seconds (None: never)."""
+        return self._wait_for(lambda: condition(self.counts()), timeout)
+
+    def _wait_for(self, is_fulfilled: Callable[[], bool], timeout: float | None) -> bool:
         deadline = math.inf
         if timeout is not None:
             deadline = time.monotonic() + checks.seconds("timeout", timeout, zero=True)
         pause, longest = POLL
-        while not condition(self.counts()):
+        while not is_fulfilled():
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
             pause = min(pause * 2, longest)
         return True
+
+    def _most_likely(self, job: JobRef) -> Iterator[int]:
+        """Name the shards where a job may be: a uid may have moved, an id has not."""
+        yield job.shard_id
+        if job.uid is not None:
+            yield from (each for each in self._store.shard_ids if each != job.shard_id)
 
     def _chosen(self, shard_id: int | None) -> Iterator[int]:
         return iter(self._store.shard_ids if shard_id is None else (shard_id,))

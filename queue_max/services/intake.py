@@ -1,9 +1,9 @@
 """Taking jobs in: one, many, or a file of them."""
 
+import inspect
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,13 +19,13 @@ from queue_max.exceptions import (
     QueueError,
     ShardError,
 )
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.backlog import BacklogAlarm
 
 BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
 
-_FIELDS = frozenset({"payload", "pagina_id", "priority", "max_retries", "retry_delay", "retry"})
+_FIELDS = frozenset(inspect.signature(check_job).parameters)
 
 
 class IntakeService:
@@ -71,14 +71,16 @@ class IntakeService:
             for _job in self._checked(read_jobs(path, file_format), skip_bad_lines):
                 pass
         taken = lines_read = 0
-        lines = iter(read_jobs(path, file_format))
-        while chunk := list(islice(lines, BATCH)):
-            good = list(self._checked(chunk, skip_bad_lines))
-            stored, refusal = self._store_by_shard(good)
-            taken += len(stored)
-            if refusal is not None:
-                _refuse(refusal, taken)
-            lines_read += len(chunk)
+        try:
+            for chunk in _chunks(read_jobs(path, file_format)):
+                good = list(self._checked(chunk, skip_bad_lines))
+                stored, refusal = self._store_by_shard(good)
+                taken += len(stored)
+                if refusal is not None:
+                    _refuse(refusal, taken)
+                lines_read += len(chunk)
+        except InvalidJobError as error:
+            raise type(error)(f"{error}; {taken} jobs of the lines before are stored") from error
         return taken, lines_read - taken
 
     def _checked(
@@ -125,27 +127,58 @@ class IntakeService:
         count = len(self._store.shard_ids)
         by_shard: dict[int, list[NewJob]] = defaultdict(list)
         for job in new:
-            by_shard[shard_for(job.pagina_id, count, self._rng)].append(job)
+            by_shard[shard_for(job.pagina_id, count, self._rng, job.unique_key)].append(job)
         handles: dict[str, JobHandle] = {}
         refusal: QueueError | None = None
         for shard_id, part in by_shard.items():
             try:
                 with self._store.writing(shard_id) as unit:
-                    ids = unit.jobs.add(part)
+                    stored = _add(unit, part)
             except (ShardError, QueueClosedError) as error:
                 refusal = error
                 continue
-            stored = [
-                JobHandle(job_id, shard_id, job.uid) for job_id, job in zip(ids, part, strict=True)
-            ]
-            handles |= {handle.uid: handle for handle in stored}
-            self._tell(stored)
+            handles |= stored
+            self._tell([handle for handle in stored.values() if handle.created])
         return [handles[job.uid] for job in new if job.uid in handles], refusal
 
     def _tell(self, stored: Sequence[JobHandle]) -> None:
         for handle in stored:
             self._events.publish("job_enqueued", job_id=handle["id"], shard_id=handle["shard_id"])
         self._alarm.added(len(stored))
+
+
+def _chunks(lines: Iterable[tuple[int, object]]) -> Iterator[list[tuple[int, object]]]:
+    """Give lines many at once; where a file breaks off, first those that came before."""
+    chunk: list[tuple[int, object]] = []
+    try:
+        for line in lines:
+            chunk.append(line)
+            if len(chunk) == BATCH:
+                yield chunk
+                chunk = []
+    except InvalidJobError:
+        yield chunk
+        raise
+    yield chunk
+
+
+def _add(unit: UnitOfWork, new: Sequence[NewJob]) -> dict[str, JobHandle]:
+    """Store jobs, but for those whose key another job has; gives handles by uids of the new."""
+    plain = [job for job in new if job.unique_key is None]
+    handles = dict(zip((job.uid for job in plain), _add_all(unit, plain), strict=True))
+    for job in new:
+        if job.unique_key is not None:
+            handle = unit.unique_keys.holder(job.unique_key)
+            if handle is None:
+                [handle] = _add_all(unit, [job])
+                unit.unique_keys.take(job, handle["id"])
+            handles[job.uid] = handle
+    return handles
+
+
+def _add_all(unit: UnitOfWork, new: Sequence[NewJob]) -> list[JobHandle]:
+    ids = unit.jobs.add(new) if new else []
+    return [JobHandle(job_id, unit.shard_id, job.uid) for job_id, job in zip(ids, new, strict=True)]
 
 
 def _refuse(refusal: QueueError, total: int, stored: Sequence[JobHandle] = ()) -> NoReturn:

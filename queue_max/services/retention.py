@@ -1,12 +1,16 @@
 """Deleting what is no longer needed."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 from queue_max import checks
 from queue_max.domain.job import JobStatus
 from queue_max.exceptions import ConfigurationError, ShardError
 from queue_max.repositories.unit_of_work import Store
+
+logger = logging.getLogger(__name__)
 
 STEP = 1000
 """Jobs deleted in one transaction: more would hold the lock for too long."""
@@ -37,15 +41,37 @@ class RetentionService:
         age = timedelta(days=checks.amount("days", days, at_least=0, at_most=36_500))
         return self._delete(lambda shard_id, wait: self._clean_up_shard(shard_id, wait, age))
 
-    def purge(self, status: str | None) -> int:
-        """Delete all jobs, or all in one state; dead letters stay."""
+    def purge(self, status: str | None, *, force: bool = False) -> int:
+        """Delete all jobs, or all in one state; dead letters stay, running ones unless `force`."""
         # Looked for in a list, since what is asked for may have no hash.
         if status not in list(_PURGEABLE):
             names = ", ".join(sorted(name for name in _PURGEABLE if name))
             raise ConfigurationError(
                 f"status={checks.shown(status)}: should be None or one of {names}"
             )
-        return self._delete(lambda shard_id, wait: self._purge_shard(shard_id, wait, status))
+        chosen = [each for each in _PURGEABLE[status] if force or each != JobStatus.PROCESSING]
+        purged = 0
+        if chosen:
+            purged = self._delete(lambda shard_id, wait: self._purge_shard(shard_id, wait, chosen))
+        if len(chosen) < len(_PURGEABLE[status]):
+            self._tell_of_running()
+        return purged
+
+    def tidy(self, days: float) -> int:
+        """Delete, as `clean_up` does, and what nobody sees: expired results, keys that are free.
+
+        Made for often: it takes no lock where nothing is to be done, and gives no space back.
+        """
+        age = timedelta(days=days)
+        return self._delete(lambda shard_id, wait: self._tidy_shard(shard_id, wait, age))
+
+    def _tell_of_running(self) -> None:
+        running = 0
+        for shard_id in self._store.shard_ids:
+            with suppress(ShardError), self._store.reading(shard_id) as unit:
+                running += unit.job_lists.counts().processing
+        if running:
+            logger.warning("%s running job(s) were not purged; force=True takes them too", running)
 
     def _delete(self, steps: Callable[[int, float | None], Iterator[int]]) -> int:
         """Delete in each shard by steps that tell how many jobs went; gives their sum."""
@@ -62,10 +88,24 @@ class RetentionService:
                 raise outcome
         return deleted
 
-    def _purge_shard(self, shard_id: int, wait: float | None, status: str | None) -> Iterator[int]:
+    def _purge_shard(
+        self, shard_id: int, wait: float | None, statuses: Collection[JobStatus]
+    ) -> Iterator[int]:
         with self._store.writing(shard_id, wait) as unit:
-            purged = unit.job_lists.purge(_PURGEABLE[status])
+            purged = unit.job_lists.purge(statuses)
         yield purged
+
+    def _tidy_shard(self, shard_id: int, wait: float | None, age: timedelta) -> Iterator[int]:
+        while True:
+            with self._store.reading(shard_id) as unit:
+                is_tidy = not unit.job_lists.has_ended_before(unit.now - age)
+                is_tidy = is_tidy and not unit.unique_keys.has_free()
+            if is_tidy:
+                return
+            with self._store.writing(shard_id, wait) as unit:
+                unit.unique_keys.forget_free(STEP)
+                deleted = unit.job_lists.delete_ended_before(unit.now - age, STEP)
+            yield deleted
 
     def _clean_up_shard(self, shard_id: int, wait: float | None, age: timedelta) -> Iterator[int]:
         deleted, step = 0, STEP

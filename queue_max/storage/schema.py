@@ -82,6 +82,8 @@ jobs = Table(
     Column("checksum", BigInteger),
     Column("progress", Float, nullable=False, server_default="0"),
     Column("result", Text),
+    # Seconds for which a completed job is kept with its result; without, it is deleted.
+    Column("keep_result", Float),
     Column("keep_until", UtcTime),
     Column("headers", Text),
     CheckConstraint(f"status IN ({', '.join(repr(str(each)) for each in JobStatus)})", "status"),
@@ -118,6 +120,13 @@ Index(
     jobs.c.completed_at,
     sqlite_where=text("completed_at IS NOT NULL"),
     postgresql_where=text("completed_at IS NOT NULL"),
+)
+# What retention walks: completed jobs that are kept for a time, and few are.
+Index(
+    "ix_fila_keep_until",
+    jobs.c.keep_until,
+    sqlite_where=text("keep_until IS NOT NULL"),
+    postgresql_where=text("keep_until IS NOT NULL"),
 )
 
 dead_letters = Table(
@@ -174,6 +183,8 @@ unique_keys = Table(
     shard_tables,
     Column("key", Text, primary_key=True),
     Column("uid", Text, nullable=False),
+    Column("job_id", BigInteger, nullable=False),
+    # None: for as long as the job lives.
     Column("until", UtcTime),
 )
 Index("ix_unique_keys_until", unique_keys.c.until)

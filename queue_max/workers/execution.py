@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any
 
 from queue_max.domain.clock import to_text, utc_now
@@ -51,8 +52,9 @@ async def _wait_for(awaitable: Awaitable[Any]) -> Any:
 
 def _call_within(function: ProcessFunction, job: Job, timeout: float) -> JobResult:
     outcomes: list[JobResult] = []
+    context = copy_context()
     thread = threading.Thread(
-        target=lambda: outcomes.append(_call(function, job)),
+        target=lambda: outcomes.append(context.run(_call, function, job)),
         name=f"queue-max-job-{job.key}",
         daemon=True,
     )

@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 LOOK_FOR_DEAD = 0.5
 """Seconds between two looks for processes of this host that are no more."""
 
+TIDY = 60.0
+"""Seconds between two rounds of deleting what is no longer needed."""
+
 _of_queue: "weakref.WeakKeyDictionary[Queue, Upkeep]" = weakref.WeakKeyDictionary()
 _lock = forking.lock()
 
@@ -56,6 +59,9 @@ class Upkeep:
         self._workers = 0
         self._loops = []
 
+    def _tidy(self) -> None:
+        self._services.retention.tidy(self._services.settings.cleanup_days)
+
     def _start(self) -> None:
         settings = self._services.settings
         try:
@@ -75,6 +81,7 @@ class Upkeep:
                 settings.recovery_interval_ms / 1000,
                 self._services.recovery.recover_silent,
             ),
+            Repeater("queue-max-retention", TIDY, self._tidy),
             Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
         ]
         for loop in self._loops:

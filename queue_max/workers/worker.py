@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,11 +13,19 @@ from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult
+from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import Bury, TryAgain
-from queue_max.exceptions import ConfigurationError, LeaseLostError, QueueClosedError, QueueError
+from queue_max.exceptions import (
+    ConfigurationError,
+    LeaseLostError,
+    PayloadError,
+    QueueClosedError,
+    QueueError,
+)
 from queue_max.queue import Queue
 from queue_max.workers.company import in_this_process
 from queue_max.workers.execution import ProcessFunction, run
+from queue_max.workers.running import RunningJob
 from queue_max.workers.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
@@ -270,7 +279,8 @@ class Worker:
     def _idle_time(self) -> float:
         """Tell how long nothing can start: exactly, where a limit says so."""
         limited = self._services.admission.wait()
-        return min(limited, self.poll_interval) if limited > 0 else self.poll_interval
+        wait = limited if limited > 0 else self._services.dispatch.next_due()
+        return min(wait, self.poll_interval)
 
     def _process(self, job: Job) -> None:
         self._job = job
@@ -278,7 +288,9 @@ class Worker:
             with self._services.leases.held(job.lease):
                 self._services.leases.start(job.lease)
                 self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
-                outcome = run(self.process_function, job, self.job_timeout)
+                context = copy_context()
+                context.run(RunningJob(job, self._services).begin)
+                outcome = context.run(run, self.process_function, job, self.job_timeout)
                 if outcome.error is None:
                     self._succeed(job, outcome)
                 else:
@@ -287,10 +299,26 @@ class Worker:
             self._job = None
 
     def _succeed(self, job: Job, outcome: JobResult) -> None:
-        settlement = self._services.settlement
-        if self._store(lambda: settlement.complete(job.id, job.shard_id, fence=job.fence), job):
+        result = self._result_of(job, outcome)
+
+        def complete() -> bool:
+            return self._services.settlement.complete(
+                job.id, job.shard_id, fence=job.fence, result=result
+            )
+
+        if self._store(complete, job):
             self._tally.processed += 1
             self._tell(self._on_job_complete, job_id=job.id, result=outcome.result)
+
+    def _result_of(self, job: Job, outcome: JobResult) -> str | None:
+        """Give the result as JSON text, where it is to be kept and can be."""
+        if job.keep_result is None:
+            return None
+        try:
+            return result_to_json(outcome.result)
+        except PayloadError as error:
+            logger.error("the result of job %s is not kept: %s", job.key, error)
+            return None
 
     def _fail(self, job: Job, error: BaseException) -> None:
         match self._store(lambda: self._services.retry.settle_job(job, error), job):

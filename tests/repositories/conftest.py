@@ -181,20 +181,24 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
 def plan(
     store: Store, shard: Database, statements: list[tuple[str, Any]]
 ) -> Callable[[Callable[[UnitOfWork], object]], list[str]]:
-    """Tell how the one statement of a step is run; fails when that scans or sorts jobs.
+    """Tell how the statements of a step are run; fails when that scans or sorts jobs.
 
-    It is planned without its values, since a plan that is kept has to do for all of them.
+    They are planned without values, since a plan that is kept has to do for all of them.
     """
 
     def plan(step: Callable[[UnitOfWork], object]) -> list[str]:
         with store.writing(0) as unit:
             statements.clear()
             step(unit)
-            [(sql, values)] = statements
-        with shard.writing() as connection:
-            if connection.dialect.name == "sqlite":
-                return plan_of_sqlite(connection, sql, len(values))
-            return plan_of_postgresql(connection, sql)
+            sent = list(statements)
+        touching = []
+        for sql, values in sent:
+            with shard.writing() as connection:
+                if connection.dialect.name == "sqlite":
+                    touching += plan_of_sqlite(connection, sql, len(values))
+                else:
+                    touching += plan_of_postgresql(connection, sql)
+        return touching
 
     return plan
 

@@ -681,7 +681,7 @@ def test_an_outcome_that_comes_after_the_lease_was_lost_is_dropped_and_counted(
     worker = make_worker(gate, **callbacks)
     worker.start()
     gate.await_entry()
-    queue.purge_queue("processing")
+    queue.purge_queue("processing", force=True)
     gate.open()
     assert worker.stop(30)
     stats = worker.get_stats()
