@@ -493,6 +493,7 @@ def test_ctrl_c_ends_a_command_quietly(program: list[str], run: Run, make_queue:
     make_queue(shards=1)
     program[-1] = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "from queue_max import Queue\n"
         "Queue.get_stats = lambda self: os.kill(os.getpid(), signal.SIGINT)\n"
         f"{program[-1]}"
