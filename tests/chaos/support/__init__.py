@@ -1,0 +1,1 @@
+"""Tools of the chaos suites: a ledger, a checker, processes to end, disks to fail."""

@@ -1,0 +1,410 @@
+"""Take one guard out of the package at a time, and see that a test notices.
+
+`python tests/mutations/table.py [word ...]` prints a table, of the mutations with those words in
+their names; the exit code is 1 when one survives. The working tree is copied, never changed.
+"""
+
+# ruff: noqa: T201 - it talks to people
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv/bin/python"
+LEFT_OUT = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "dist", "build")
+PATIENCE = 200
+"""Seconds after which tests that hang count as having noticed."""
+
+HUNG = -1
+PASSED, FAILED = 0, 1
+"""Exit codes of pytest; any other one says that it could not do its work."""
+
+VERDICTS = {PASSED: "**survived**", FAILED: "killed", HUNG: "killed: the tests hung"}
+
+MODEL = "tests/model"
+GUARDS = "tests/mutations/test_guards.py"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to replace in a file, where it must be found exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A guard that is taken out, and the tests that are to notice."""
+
+    name: str
+    changes: Sequence[Change]
+    tests: Sequence[str]
+
+
+def mutation(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    """Describe a mutation of one place."""
+    return Mutation(name, [Change(file, old, new)], tests)
+
+
+JOBS = "queue_max/repositories/jobs.py"
+CLAIMS = "queue_max/repositories/claims.py"
+LEASES = "queue_max/repositories/leases.py"
+LETTERS = "queue_max/repositories/dead_letters.py"
+UNITS = "queue_max/repositories/unit_of_work.py"
+SQLITE = "queue_max/storage/sqlite.py"
+SCHEMA = "queue_max/storage/schema.py"
+PRESENCE = "queue_max/storage/presence.py"
+REVISION = "migrations/shard/0002_columns_for_leases_and_more.py"
+FORKING = "queue_max/forking.py"
+WATCH = "queue_max/domain/leases.py"
+POLICY = "queue_max/domain/retry.py"
+RECOVERY = "queue_max/services/recovery.py"
+RETRY = "queue_max/services/retry.py"
+BURIAL = "queue_max/services/dead_letters.py"
+SETTLEMENT = "queue_max/services/settlement.py"
+COMPANY = "queue_max/workers/company.py"
+WORKER = "queue_max/workers/worker.py"
+
+MUTATIONS = [
+    # The fence
+    mutation(
+        "completing without the fence",
+        JOBS,
+        "or_(_fence.is_(None), jobs.c.fence == _fence),",
+        "or_(_fence.is_(None), jobs.c.fence >= 0),",
+        MODEL,
+    ),
+    mutation(
+        "failing without the fence",
+        JOBS,
+        "jobs.c.status == PROCESSING, jobs.c.fence == job.fence)",
+        "jobs.c.status == PROCESSING)",
+        MODEL,
+    ),
+    mutation(
+        "heartbeat without the fence",
+        LEASES,
+        "tuple_(jobs.c.id, jobs.c.fence).in_(held))",
+        "jobs.c.id.in_([job_id for job_id, _ in held]))",
+        MODEL,
+    ),
+    mutation(
+        "the number of the attempt is the fence",
+        CLAIMS,
+        "fence=jobs.c.fence + 1,",
+        "fence=jobs.c.attempts + 1,",
+        MODEL,
+    ),
+    Mutation(
+        "numbers of jobs are used again (no AUTOINCREMENT)",
+        [
+            Change(
+                SCHEMA,
+                'for each in JobStatus)})", "status"),\n    sqlite_autoincrement=True,',
+                'for each in JobStatus)})", "status"),',
+            ),
+            Change(REVISION, ", sqlite_autoincrement=numbered)", ")"),
+        ],
+        [MODEL],
+    ),
+    # Leases
+    mutation(
+        "a lease is judged by the wall clock",
+        RECOVERY,
+        "overdue = self._watch.overdue(shard_id, unit.leases.all())",
+        "overdue = {\n"
+        "                    lease: at\n"
+        "                    for lease, at in unit.leases.all().items()\n"
+        "                    if unit.now - at >= self._lease_time\n"
+        "                }",
+        MODEL,
+    ),
+    mutation(
+        "the watch goes by the wall clock",
+        WATCH,
+        "clock: Callable[[], float] = time.monotonic",
+        "clock: Callable[[], float] = time.time",
+        GUARDS,
+    ),
+    mutation(
+        "a lease prolonged between look and verdict is ended",
+        RECOVERY,
+        "if still.get(each) == overdue[each]]",
+        "if each in still]",
+        "tests/services/test_recovery.py",
+    ),
+    # Transactions
+    mutation(
+        "writers begin deferred",
+        SQLITE,
+        'sqlite_begin="IMMEDIATE"',
+        'sqlite_begin="DEFERRED"',
+        "tests/storage/test_sqlite.py",
+    ),
+    Mutation(
+        "the clock is read before the lock",
+        [
+            Change(
+                UNITS,
+                "        with shard.writing(wait) as connection:\n"
+                "            yield self._unit(shard, shard_id, connection)",
+                "        early = self._clock() if self._clock else None\n"
+                "        with shard.writing(wait) as connection:\n"
+                "            yield self._unit(shard, shard_id, connection, early)",
+            ),
+            Change(
+                UNITS,
+                "def _unit(self, shard: Database, shard_id: int, connection: Connection)",
+                "def _unit(self, shard, shard_id, connection, early=None)",
+            ),
+            Change(UNITS, "now = self._clock() if", "now = early if early else self._clock() if"),
+        ],
+        ["tests/repositories/test_unit_of_work.py"],
+    ),
+    # Attempts
+    Mutation(
+        "an attempt is counted at its end",
+        [
+            Change(CLAIMS, "attempts=jobs.c.attempts + 1,", "attempts=jobs.c.attempts,"),
+            Change(
+                JOBS,
+                "            error_stack=failure.stack,\n            **changes,",
+                "            error_stack=failure.stack,\n"
+                "            attempts=jobs.c.attempts + 1,\n            **changes,",
+            ),
+        ],
+        [MODEL],
+    ),
+    mutation(
+        "one attempt more than allowed",
+        POLICY,
+        "if job.attempts >= job.max_attempts:",
+        "if job.attempts > job.max_attempts:",
+        MODEL,
+    ),
+    mutation(
+        "a snooze counts as an attempt",
+        JOBS,
+        "return self._release(job, attempts=jobs.c.attempts - 1, **self._waiting(at))",
+        "return self._release(job, **self._waiting(at))",
+        MODEL,
+    ),
+    mutation(
+        "a requeued job has no fresh budget",
+        JOBS,
+        ".values(status=PENDING, attempts=0, completed_at=None, **changes)",
+        ".values(status=PENDING, completed_at=None, **changes)",
+        MODEL,
+    ),
+    # Workers that die
+    mutation(
+        "jobs that were only claimed are charged",
+        PRESENCE,
+        "return self.started is None or lease in self.started",
+        "return True",
+        MODEL,
+    ),
+    mutation(
+        "where it cannot be told, nobody is charged",
+        PRESENCE,
+        "return self.started is None or lease in self.started",
+        "return self.started is not None and lease in self.started",
+        "tests/services/test_recovery.py",
+    ),
+    mutation(
+        "the living are taken for dead",
+        PRESENCE,
+        "                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "",
+        MODEL,
+    ),
+    mutation(
+        "a first death is not forgiven at once",
+        RECOVERY,
+        "at_once = at_once or not unit.attempts.count(job, WORKER_DIED)",
+        "at_once = at_once or False",
+        MODEL,
+    ),
+    mutation(
+        "every death is forgiven at once",
+        RECOVERY,
+        "at_once = at_once or not unit.attempts.count(job, WORKER_DIED)",
+        "at_once = True",
+        "tests/services/test_recovery.py",
+    ),
+    mutation(
+        "who is to be alone waits for nobody to end",
+        COMPANY,
+        "            self._changed.wait_for(lambda: not self._running)\n",
+        "",
+        "tests/workers/test_company.py::test_one_alone_waits_for_all_others_and_they_for_it",
+    ),
+    mutation(
+        "others join who is to be alone",
+        COMPANY,
+        "            self._changed.wait_for(lambda: not self._loners)\n",
+        "",
+        "tests/workers/test_company.py",
+    ),
+    mutation(
+        "suspects are not run alone",
+        WORKER,
+        "in_this_process.alone()",
+        "in_this_process.together()",
+        GUARDS,
+    ),
+    # Dead letters
+    mutation(
+        "no dead letter is written",
+        BURIAL,
+        "unit.dead_letters.add(job, failure, verdict.reason)",
+        "pass",
+        MODEL,
+    ),
+    Mutation(
+        "the dead letter is written in a second transaction",
+        [
+            Change(BURIAL, "unit.dead_letters.add(job, failure, verdict.reason)", "pass"),
+            Change(
+                RETRY,
+                "            is_written = self._write(unit, job, failure, verdict)\n",
+                "            is_written = self._write(unit, job, failure, verdict)\n"
+                "        if is_written and isinstance(verdict, Bury):\n"
+                "            with self._store.writing(job.shard_id) as unit:\n"
+                "                unit.dead_letters.add(job, failure, verdict.reason)\n",
+            ),
+        ],
+        [GUARDS],
+    ),
+    mutation(
+        "a dead letter has not the payload",
+        LETTERS,
+        "                payload=payload,",
+        '                payload="{}",',
+        MODEL,
+    ),
+    mutation(
+        "a revived job keeps its dead letter",
+        BURIAL,
+        "unit.dead_letters.remove_of_failed(job_id)",
+        "pass",
+        MODEL,
+    ),
+    mutation(
+        "attempts outlive their job",
+        SETTLEMENT,
+        "unit.attempts.forget([uid])",
+        "pass",
+        MODEL,
+    ),
+    # Forks
+    mutation(
+        "files are not closed before a fork",
+        FORKING,
+        "each.close_for_fork()",
+        "pass",
+        "tests/storage/test_forking.py",
+    ),
+    mutation(
+        "a child goes on with the connections of its parent",
+        FORKING,
+        "each.open_anew()",
+        "pass",
+        "tests/storage/test_forking.py",
+    ),
+    mutation(
+        "a fork does not wait for other threads",
+        FORKING,
+        "    _gate.shut()\n",
+        "",
+        "tests/storage/test_forking.py",
+    ),
+]
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the table; gives the exit code."""
+    chosen = [each for each in MUTATIONS if all(word in each.name for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        _require_sound(copy, chosen)
+        print("| mutation | file | tests | verdict |")
+        print("|---|---|---|---|")
+        survived = [each for each in chosen if not _is_killed(copy, each)]
+    print(f"\n{len(chosen) - len(survived)} of {len(chosen)} killed")
+    return 1 if survived else 0
+
+
+def _require_sound(copy: Path, chosen: Sequence[Mutation]) -> None:
+    """Refuse to go on where a test fails by itself, or where a mutation has nothing to change."""
+    for each in chosen:
+        with _mutated(copy, each):
+            pass
+    tests = sorted({test for each in chosen for test in each.tests})
+    code, output = _run(copy, tests)
+    if code != PASSED:
+        sys.exit(f"without any mutation:\n{output}")
+
+
+def _is_killed(copy: Path, mutation: Mutation) -> bool:
+    with _mutated(copy, mutation):
+        code, output = _run(copy, mutation.tests)
+    if code not in VERDICTS:
+        sys.exit(f"{mutation.name}: the tests could not be run\n{output}")
+    files = " ".join(dict.fromkeys(change.file for change in mutation.changes))
+    cells = (mutation.name, files, " ".join(mutation.tests), VERDICTS[code])
+    print(f"| {' | '.join(cells)} |", flush=True)
+    return code != PASSED
+
+
+@contextmanager
+def _mutated(copy: Path, mutation: Mutation) -> Iterator[None]:
+    files = {copy / change.file for change in mutation.changes}
+    originals = {file: file.read_text() for file in files}
+    try:
+        for change in mutation.changes:
+            _apply(copy, change)
+        yield
+    finally:
+        for file, text in originals.items():
+            file.write_text(text)
+
+
+def _apply(copy: Path, change: Change) -> None:
+    file = copy / change.file
+    text = file.read_text()
+    if (found := text.count(change.old)) != 1:
+        sys.exit(f"{change.file}: has {found} times, not once:\n{change.old}")
+    file.write_text(text.replace(change.old, change.new))
+
+
+def _run(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
+    """Run tests on the copy; gives their exit code and what they said."""
+    command = [PYTHON, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    # A file that is changed twice within a second would be taken from its old bytecode.
+    environment = os.environ | {
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "QUEUE_MAX_TEST_IN_A_HURRY": "1",
+    }
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return HUNG, "hung"
+    return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
