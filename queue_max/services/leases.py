@@ -49,9 +49,9 @@ class LeaseService:
 
     def drop(self, lease: Lease) -> None:
         """Keep it no longer."""
-        self._presence.ended(lease)
         with self._lock:
             self._held.discard(lease)
+        self._presence.ended(lease)
 
     def _forget(self) -> None:
         """Keep nothing, in a child of fork: the jobs run in the parent."""

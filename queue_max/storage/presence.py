@@ -5,6 +5,7 @@ is only stopped. The file says which jobs the process has really started, so tha
 charged with its death.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ try:
     import fcntl
 except ImportError:  # Windows: the time of leases alone tells who is dead
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 _SLOT = 64
 
@@ -113,8 +116,13 @@ class Presence:
         return self._folder / f"{self.identity}.lock"
 
     def _write(self, slot: int, text: bytes) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             os.pwrite(self._file, text.ljust(_SLOT - 1) + b"\n", (slot + 1) * _SLOT)
+        except OSError as error:
+            # On a full disk, say. No job waits for that: it only may be charged wrongly.
+            logger.warning("%s does not tell which jobs run: %s", self._path(), error)
 
     def _forget(self) -> None:
         """Be nobody: at the end, and in a child of fork, where closing does not unlock."""

@@ -246,7 +246,7 @@ MUTATIONS = [
         COMPANY,
         "            self._changed.wait_for(lambda: not self._running)\n",
         "",
-        "tests/workers/test_company.py::test_one_alone_waits_for_all_others_and_they_for_it",
+        GUARDS,
     ),
     mutation(
         "others join who is to be alone",
@@ -318,6 +318,13 @@ MUTATIONS = [
         "a child goes on with the connections of its parent",
         FORKING,
         "each.open_anew()",
+        "pass",
+        GUARDS,
+    ),
+    mutation(
+        "a child keeps the locks that its parent held",
+        FORKING,
+        "made._at_fork_reinit()",
         "pass",
         "tests/storage/test_forking.py",
     ),

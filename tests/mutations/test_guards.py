@@ -1,5 +1,7 @@
 """Guards that no other test holds: each was taken out, and nothing noticed."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,10 +77,42 @@ def test_a_worker_with_a_suspect_waits_until_all_others_have_ended(queue: Queue)
     workers[0].start()
     assert other_runs.wait(20)
     workers[1].start()
-    wait_for(lambda: queue.get_stats()["processing"] == 2)
+    wait_for(lambda: suspect_runs.is_set() or queue.get_stats()["processing"] == 2)
     runs_beside_it = suspect_runs.wait(0.3)
     other_may_end.set()
     is_run_at_last = suspect_runs.wait(20)
     for worker in workers:
         assert worker.stop()
     assert (runs_beside_it, is_run_at_last) == (False, True)
+
+
+# A thread has its turn to write, for longer than a fork waits; the child does not have that thread.
+FORK_AMID_A_TURN = """
+import os, sys, threading
+from contextlib import suppress
+from queue_max import Queue, forking
+forking.PATIENCE = 0.1
+queue = Queue(data_dir=sys.argv[1], shards=1)
+store = queue.services.store
+has_its_turn, may_end = threading.Event(), threading.Event()
+def write():
+    with suppress(Exception), store.writing(0):
+        has_its_turn.set()
+        may_end.wait(20)
+thread = threading.Thread(target=write)
+thread.start()
+has_its_turn.wait(20)
+child = os.fork()
+if child == 0:
+    os._exit(0 if store._shard(0)._turn.acquire(timeout=2) else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+may_end.set()
+thread.join()
+sys.exit(status)
+"""
+
+
+def test_a_child_of_fork_gets_its_turn_whoever_had_it_in_the_parent(data_dir: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK_AMID_A_TURN, data_dir]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

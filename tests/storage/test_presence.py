@@ -127,3 +127,15 @@ def test_who_is_not_at_work_may_be_told_of_jobs(tmp_path: Path) -> None:
     nobody.ended(Lease(0, 1, 1))
     nobody.vanish()
     assert list(nobody.dead()) == []
+
+
+def test_a_file_that_cannot_be_written_keeps_no_job_from_being_run(
+    observer: Presence, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    observer.started(Lease(0, 1, 1))
+    observer.ended(Lease(0, 1, 1))
+    assert caplog.text.count("No space left on device") == 2

@@ -297,6 +297,11 @@ def work_off(name: str, patience: float = 20.0) -> None:
     with Queue() if opened is None else opened as queue:
         worker = _noting_worker(name, queue, ledger, lambda: None)
         worker.start()
-        if not queue.wait_until_empty(patience):
+        # To look at the queue may be refused as well.
+        while (
+            is_empty := _tried(ledger, "wait", partial(queue.wait_until_empty, patience))
+        ) is None:
+            pass
+        if not is_empty:
             raise TimeoutError("not all jobs were run")
         worker.stop(None)
