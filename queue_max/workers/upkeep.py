@@ -48,11 +48,13 @@ class Upkeep:
         """Note that a worker has ended."""
         with _lock:
             self._workers -= 1
-            loops = self._loops if self._workers == 0 else []
+            if self._workers:
+                return
+            loops = self._loops
+            # Within the lock: a worker that begins just now is to keep its new identity.
+            self._services.presence.vanish()
         for loop in loops:
             loop.stop()
-        if loops:
-            self._services.presence.vanish()
 
     def _forget(self) -> None:
         """Begin without workers, in a child of fork: they run in the parent."""

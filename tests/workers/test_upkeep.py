@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from queue_max import Queue
+from queue_max.repeater import Repeater
 from queue_max.workers.upkeep import Upkeep
 
 MakeQueue = Callable[..., Queue]
@@ -137,3 +138,25 @@ def test_leases_are_renewed_in_time_whatever_the_settings_say(
         eventually(lambda: queue.services.leases.last_renewal)
     finally:
         upkeep.leave()
+
+
+def test_a_worker_that_begins_while_the_last_one_leaves_keeps_its_identity(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(shards=1)
+    upkeep = Upkeep.of(queue)
+    upkeep.join()
+    stop = Repeater.stop
+
+    def stop_while_another_begins(loop: Repeater) -> None:
+        monkeypatch.setattr(Repeater, "stop", stop)
+        upkeep.join()
+        loop.stop()
+
+    monkeypatch.setattr(Repeater, "stop", stop_while_another_begins)
+    upkeep.leave()
+    try:
+        assert queue.services.presence.identity is not None
+    finally:
+        upkeep.leave()
+    assert queue.services.presence.identity is None
