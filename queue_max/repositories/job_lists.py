@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
-from queue_max.repositories.jobs import has_status, only, read_jobs
+from queue_max.repositories.jobs import ANOTHER_LIFE, has_status, only, read_jobs
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -109,9 +109,10 @@ class JobListRepository:
     def delete_ended_before(self, moment: datetime, limit: int) -> int:
         """Delete jobs that ended before that moment, but for those with a dead letter.
 
-        Of those that are kept for their result, their own time decides.
+        Of those that are kept for their result, their own time decides. At most `limit` in all.
         """
-        found = [*self._ended_before(moment, limit), *self._expired(limit)]
+        found = self._ended_before(moment, limit)
+        found = [*found, *self._expired(limit - len(found))]
         uids, ids = [row.uid for row in found], [row.id for row in found]
         self._connection.execute(delete(attempts).where(attempts.c.uid.in_(uids)))
         return self._connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
@@ -147,9 +148,7 @@ class JobListRepository:
     def requeue_failed(self, job_id: int | None = None) -> int:
         """Make all failed jobs, or one, pending with a fresh budget; gives their number."""
         statement = (
-            update(jobs)
-            .where(has_status(JobStatus.FAILED), *only(job_id))
-            .values(status=PENDING, attempts=0, next_retry_at=None, completed_at=None)
+            update(jobs).where(has_status(JobStatus.FAILED), *only(job_id)).values(**ANOTHER_LIFE)
         )
         return self._connection.execute(statement).rowcount
 

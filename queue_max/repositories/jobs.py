@@ -36,6 +36,16 @@ from queue_max.storage.schema import (
     jobs,
 )
 
+ANOTHER_LIFE = {
+    "status": PENDING,
+    "attempts": 0,
+    "next_retry_at": None,
+    "completed_at": None,
+}
+"""What changes in a job that had failed for good, when it is to run again."""
+
+_NOBODYS = {"worker_id": None, "heartbeat": None, "held_by": None}
+
 _fence = bindparam("token", type_=BigInteger)
 _is_running = and_(
     jobs.c.id == bindparam("job_id"),
@@ -111,27 +121,20 @@ class JobRepository:
         )
         return job.lease, str(job.uid)
 
-    def cancel(self, job: JobRef, reason: str) -> Job | None:
-        """End a job as cancelled that waits or runs; gives it as it was, None for any other."""
-        living = (PENDING, SCHEDULED, PROCESSING)
-        query = select(jobs).where(is_(job), jobs.c.status.in_(living)).with_for_update()
-        row = self._connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        self._connection.execute(
+    def cancel(self, job: JobRef, reason: str) -> bool:
+        """End a job as cancelled that waits or runs; False for any other."""
+        statement = (
             update(jobs)
-            .where(jobs.c.id == row.id)
+            .where(is_(job), jobs.c.status.in_((PENDING, SCHEDULED, PROCESSING)))
             .values(
                 status=CANCELLED,
                 completed_at=self._now,
                 next_retry_at=None,
                 last_error=reason,
-                worker_id=None,
-                heartbeat=None,
-                held_by=None,
+                **_NOBODYS,
             )
         )
-        return to_job(row, self._shard_id)
+        return self._connection.execute(statement).rowcount == 1
 
     def update_progress(self, job_id: int, fence: int | None, percent: float) -> bool:
         """Note how far a running job is; False when it does not run."""
@@ -173,7 +176,7 @@ class JobRepository:
         statement = (
             update(jobs)
             .where(is_(job), has_status(JobStatus.FAILED))
-            .values(status=PENDING, attempts=0, completed_at=None, **changes)
+            .values(**ANOTHER_LIFE, **changes)
             .returning(jobs.c.id)
         )
         return self._connection.execute(statement).scalar_one_or_none()
@@ -202,7 +205,7 @@ class JobRepository:
         statement = (
             update(jobs)
             .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, jobs.c.fence == job.fence)
-            .values(worker_id=None, heartbeat=None, held_by=None, **changes)
+            .values(**_NOBODYS, **changes)
         )
         return self._connection.execute(statement).rowcount == 1
 

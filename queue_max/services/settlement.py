@@ -52,10 +52,10 @@ class SettlementService:
         """
         ref = JobRef.of(job)
         with self._store.writing(ref.shard_id) as unit:
-            cancelled = unit.jobs.cancel(ref, reason)
-            if cancelled is None and unit.jobs.find(ref) is None:
+            is_cancelled = unit.jobs.cancel(ref, reason)
+            if not is_cancelled and unit.jobs.find(ref) is None:
                 raise JobNotFoundError(f"there is no job {ref}")
-        return cancelled is not None
+        return is_cancelled
 
     def update_progress(
         self, job_id: int, shard_id: int, percent: float, *, fence: int | None = None

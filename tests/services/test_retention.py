@@ -19,7 +19,7 @@ from queue_max.exceptions import (
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.inspection import InspectionService
-from queue_max.services.retention import RetentionService
+from queue_max.services.retention import STEP, RetentionService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.storage.schema import jobs
@@ -354,3 +354,23 @@ def test_what_was_deleted_before_a_shard_was_locked_counts(
     monkeypatch.setattr(store, "writing", busy_the_second_time)
     assert retention.clean_up(7) == 1_500
     assert begun[:3] == [0.0, 0.0, None]
+
+
+def test_all_that_is_old_goes_however_much_and_of_whatever_kind(
+    retention: RetentionService, end: End, clock: FakeClock
+) -> None:
+    end(*[10] * (STEP + 500))
+    end(*[1] * 5, status="completed", keep_until=clock.now)
+    assert retention.clean_up(7) == STEP + 505
+
+
+def test_what_is_old_or_expired_is_tidied_away_without_a_lock_where_nothing_is(
+    retention: RetentionService, end: End, clock: FakeClock, statements: list[str]
+) -> None:
+    end(*[10] * (STEP + 500))
+    end(*[1] * 5, status="completed", keep_until=clock.now)
+    end(1, status="completed", keep_until=clock.now + timedelta(days=1))
+    assert retention.tidy(7) == STEP + 505
+    statements.clear()
+    assert retention.tidy(7) == 0
+    assert "BEGIN IMMEDIATE" not in statements
