@@ -269,7 +269,7 @@ class Queue:
         """Give all failed jobs, or those of a shard, a fresh budget of attempts."""
         if shard_id is not None:
             checks.identity("shard_id", shard_id)
-        chosen = self.services.store.shard_ids if shard_id is None else [shard_id]
+        chosen = self.services.store.chosen(shard_id)
         return sum(self.services.dead_letters.revive(each) for each in chosen)
 
     def cleanup_old_jobs(self, days: float | None = None) -> int:

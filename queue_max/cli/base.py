@@ -1,5 +1,6 @@
 """What all commands share: the options of the queue, and how faults become exit codes."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from queue_max.queue import Queue
 from queue_max.settings import Settings, misspelt
 
 FAILURE, USAGE, DATABASE, NOT_FOUND, INTERRUPTED = 1, 2, 3, 4, 130
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,17 @@ def queue_options(command: Command) -> Command:
             name, type=kind, metavar=metavar, help=words, callback=_remember, expose_value=False
         )(command)
     return command
+
+
+def json_object(text: str, param_hint: str | None = None) -> dict[str, Any]:
+    """Read a JSON object from the command line."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint=param_hint) from error
+    if not isinstance(value, dict):
+        raise click.BadParameter("should be a JSON object", param_hint=param_hint)
+    return value
 
 
 def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:

@@ -11,6 +11,7 @@ from queue_max.cli.base import (
     DATABASE,
     Commands,
     Fault,
+    json_option,
     load_settings,
     queue_options,
 )
@@ -18,8 +19,6 @@ from queue_max.exceptions import ShardError
 from queue_max.settings import Settings
 from queue_max.storage.directory import Directory
 from queue_max.storage.migrations import CONTROL, SHARD, revision
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=Commands)
@@ -47,7 +46,7 @@ def upgrade(ctx: click.Context, /) -> None:
 
 
 @db.command()
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def current(ctx: click.Context, /, as_json: bool) -> None:
@@ -56,7 +55,7 @@ def current(ctx: click.Context, /, as_json: bool) -> None:
 
 
 @db.command()
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def check(ctx: click.Context, /, as_json: bool) -> None:

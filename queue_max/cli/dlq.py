@@ -9,13 +9,20 @@ from typing import IO, Any
 import click
 
 from queue_max.cli import output
-from queue_max.cli.base import Command, Commands, Fault, open_queue, queue_options
+from queue_max.cli.base import (
+    Command,
+    Commands,
+    Fault,
+    json_object,
+    json_option,
+    open_queue,
+    queue_options,
+)
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.dead_letters import DeadLetter
 
 _LETTERS = ("Key", "Failed at", "Error", "Reason")
 _ATTEMPTS = ("Attempt", "Worker", "Started", "Ended", "Error")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _all = click.option("--all", "everything", is_flag=True, help="All that the options choose.")
 _shard = click.option("--shard", "shard_id", type=int, metavar="N", help="Only those of a shard.")
 
@@ -30,17 +37,10 @@ def _filters(command: Command) -> Command:
     return _shard(command)
 
 
-def _object(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """Read a payload from the command line."""
-    if text is None:
-        return None
-    try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}", ctx, parameter) from error
-    if not isinstance(payload, dict):
-        raise click.BadParameter("should be a JSON object", ctx, parameter)
-    return payload
+def _payload(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, Any] | None:
+    return None if text is None else json_object(text)
 
 
 @click.group(cls=Commands)
@@ -56,7 +56,7 @@ def dlq(ctx: click.Context, /) -> None:
 @dlq.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @_filters
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def list_letters(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> None:
@@ -73,7 +73,7 @@ def list_letters(ctx: click.Context, /, limit: int, as_json: bool, **filters: An
 @dlq.command()
 @click.argument("key")
 @click.option("--traceback", is_flag=True, help="Print that of each attempt, not the last only.")
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> None:
@@ -90,7 +90,7 @@ def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> Non
 @click.argument("key", required=False)
 @_all
 @_filters
-@click.option("--payload", metavar="JSON", callback=_object, help="Takes the old one's place.")
+@click.option("--payload", metavar="JSON", callback=_payload, help="Takes the old one's place.")
 @queue_options
 @click.pass_context
 def requeue(
@@ -230,9 +230,7 @@ def _told(value: object) -> object:
 
 
 def _error(failed: DeadLetter | Attempt) -> str:
-    """Tell in one line what went wrong."""
-    first_line = failed.error.partition("\n")[0]
-    return output.cut(": ".join(filter(None, (failed.error_type, first_line))))
+    return output.failure(failed.error_type, failed.error)
 
 
 def _pretty(payload: str) -> str:

@@ -1,17 +1,21 @@
 """Commands on jobs: `enqueue`, `list`, `retry`, `purge`."""
 
 import json
-from typing import Any
 
 import click
 
 from queue_max.cli import output
-from queue_max.cli.base import NOT_FOUND, Fault, open_queue, queue_options
+from queue_max.cli.base import (
+    NOT_FOUND,
+    Fault,
+    json_object,
+    json_option,
+    open_queue,
+    queue_options,
+)
 from queue_max.domain.job import Job, JobStatus
 
 _HEADERS = ("ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
-_WIDTH = 60  # of a payload, and of an error
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
@@ -31,7 +35,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     type=click.Choice(["jsonl", "csv"]),
     help="How the file is written [csv if its name ends in .csv, else jsonl].",
 )
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def enqueue(
@@ -48,7 +52,7 @@ def enqueue(
     """Store a job, or a file of them."""
     if (payload is None) == (path is None):
         raise click.UsageError("Give either --payload or --file.")
-    item = None if payload is None else _parse(payload)
+    item = None if payload is None else json_object(payload, "--payload")
     queue = open_queue(ctx, create=True)
     if path is not None:
         taken = queue.enqueue_from_file(path, fmt or _format_of(path))
@@ -71,7 +75,7 @@ def enqueue(
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--shard", type=int, metavar="N", help="Only this shard.")
-@_as_json
+@json_option
 @queue_options
 @click.pass_context
 def list_jobs(
@@ -122,28 +126,9 @@ def _format_of(path: str) -> str:
     return "csv" if path.lower().endswith(".csv") else "jsonl"
 
 
-def _parse(payload: str) -> dict[str, Any]:
-    try:
-        item = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--payload") from error
-    if not isinstance(item, dict):
-        raise click.BadParameter("should be a JSON object", param_hint="--payload")
-    return item
-
-
 def _row(job: Job) -> tuple[object, ...]:
     payload = json.dumps(job.payload, ensure_ascii=False)
     attempts = f"{job.attempts}/{job.max_attempts}"
     beginning = job.id, job.shard_id, job.status_str, job.priority_int, attempts
-    return *beginning, _cut(payload), _cut(_error(job))
-
-
-def _error(job: Job) -> str:
-    """Tell in one line why the last attempt failed."""
-    first_line = (job.last_error or "").partition("\n")[0]
-    return ": ".join(filter(None, (job.error_type, first_line)))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+    error = output.failure(job.error_type, job.last_error)
+    return *beginning, output.cut(payload), error

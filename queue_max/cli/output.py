@@ -40,6 +40,12 @@ def cut(text: str) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
+def failure(error_type: str | None, message: str | None) -> str:
+    """Tell in one line of a table what went wrong."""
+    first_line = (message or "").partition("\n")[0]
+    return cut(": ".join(filter(None, (error_type, first_line))))
+
+
 def block(title: str, text: str) -> None:
     """Print a text of several lines beneath its title."""
     click.echo(f"\n  {title}:")

@@ -3,7 +3,7 @@
 import click
 
 from queue_max.cli import output
-from queue_max.cli.base import open_queue, queue_options
+from queue_max.cli.base import json_option, open_queue, queue_options
 
 _METRICS = {
     "pending": "Pending",
@@ -19,7 +19,7 @@ _METRICS = {
 
 @click.command()
 @click.option("--shard", type=int, metavar="N", help="Only this shard.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @queue_options
 @click.pass_context
 def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:

@@ -91,6 +91,19 @@ class Store:
         for shard_id in busy:
             yield shard_id, _attempt(act, shard_id, patience)
 
+    def visit_all(
+        self, shard_ids: Iterable[int], act: Callable[[int, float | None], object]
+    ) -> None:
+        """Call `act` for each shard, as `visit` does; raises the first error once all are done."""
+        outcomes = [outcome for _shard_id, outcome in self.visit(shard_ids, act)]
+        for outcome in outcomes:
+            if isinstance(outcome, ShardError):
+                raise outcome
+
+    def chosen(self, shard_id: int | None) -> Sequence[int]:
+        """Name the one shard that is asked for, or all for None."""
+        return self.shard_ids if shard_id is None else (shard_id,)
+
     def close(self) -> None:
         """Close all shards; who uses them from now on is told so."""
         self._is_closed = True

@@ -16,7 +16,7 @@ from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, NewJob
 from queue_max.domain.payload import to_json
 from queue_max.domain.reference import JobRef
 from queue_max.domain.retry import Bury
-from queue_max.exceptions import InvalidJobError, JobNotFoundError, ShardError
+from queue_max.exceptions import InvalidJobError, JobNotFoundError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 
 STEP = 200
@@ -46,7 +46,7 @@ class DeadLetterService:
         if limit is not None:
             checks.whole("limit", limit, at_least=0)
         chosen = Filter.of(error_type, before)
-        by_shard = [self._walk(each, chosen) for each in self._chosen(shard_id)]
+        by_shard = [self._walk(each, chosen) for each in self._store.chosen(shard_id)]
         newest_first = heapq.merge(*by_shard, key=lambda letter: letter.failed_at, reverse=True)
         return list(islice(newest_first, limit))
 
@@ -109,7 +109,7 @@ class DeadLetterService:
 
     def export(self, *, shard_id: int | None = None) -> Iterator[dict[str, Any]]:
         """Read all dead letters with their attempts, a few at a time, as plain values."""
-        for each in self._chosen(shard_id):
+        for each in self._store.chosen(shard_id):
             for letter in self._walk(each, Filter(), with_attempts=True):
                 yield letter.to_dict()
 
@@ -174,10 +174,7 @@ class DeadLetterService:
                     return
                 last = letters[-1].id
 
-        outcomes = list(self._store.visit(self._chosen(shard_id), change_in))
-        for _shard_id, outcome in outcomes:
-            if isinstance(outcome, ShardError):
-                raise outcome
+        self._store.visit_all(self._store.chosen(shard_id), change_in)
         return changed
 
     def _walk(
@@ -194,9 +191,6 @@ class DeadLetterService:
             if len(letters) < STEP:
                 return
             last = letters[-1].id
-
-    def _chosen(self, shard_id: int | None) -> Iterator[int]:
-        return iter(self._store.shard_ids if shard_id is None else (shard_id,))
 
 
 def _find(unit: UnitOfWork, job: JobRef) -> DeadLetter:

@@ -28,7 +28,7 @@ class InspectionService:
     def counts(self, shard_id: int | None = None) -> Counts:
         """Count the jobs by state, of all shards or of one."""
         total = Counts()
-        for each in self._chosen(shard_id):
+        for each in self._store.chosen(shard_id):
             with self._store.reading(each) as unit:
                 total += unit.job_lists.counts()
         return total
@@ -36,7 +36,7 @@ class InspectionService:
     def totals(self, shard_id: int | None = None) -> Totals:
         """Count the jobs that ended since the queue was made."""
         processed = failed = 0
-        for each in self._chosen(shard_id):
+        for each in self._store.chosen(shard_id):
             with self._store.reading(each) as unit:
                 totals = unit.metadata.totals()
                 processed += totals.processed
@@ -50,7 +50,7 @@ class InspectionService:
         if limit is not None:
             checks.whole("limit", limit, at_least=0)
         found: list[Job] = []
-        for each in self._chosen(shard_id):
+        for each in self._store.chosen(shard_id):
             with self._store.reading(each) as unit:
                 found += unit.job_lists.list_by_status(statuses, limit)
         newest_first = sorted(found, key=lambda job: (job.id, job.shard_id), reverse=True)
@@ -120,6 +120,3 @@ class InspectionService:
         yield job.shard_id
         if job.uid is not None:
             yield from (each for each in self._store.shard_ids if each != job.shard_id)
-
-    def _chosen(self, shard_id: int | None) -> Iterator[int]:
-        return iter(self._store.shard_ids if shard_id is None else (shard_id,))

@@ -82,10 +82,7 @@ class RetentionService:
             for step in steps(shard_id, wait):
                 deleted += step
 
-        outcomes = [outcome for _, outcome in self._store.visit(self._store.shard_ids, delete_in)]
-        for outcome in outcomes:
-            if isinstance(outcome, ShardError):
-                raise outcome
+        self._store.visit_all(self._store.shard_ids, delete_in)
         return deleted
 
     def _purge_shard(
