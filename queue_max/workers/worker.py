@@ -244,7 +244,8 @@ class Worker:
         outage = 0.0
         while not self._stopping.is_set():
             try:
-                has_run = self._run_next()
+                if not self._run_next():
+                    self._stopping.wait(self._idle_time())
             except QueueClosedError:
                 self._stopping.set()
                 return
@@ -254,8 +255,6 @@ class Worker:
                 self._stopping.wait(outage)
                 continue
             outage = 0.0
-            if not has_run:
-                self._stopping.wait(self._idle_time())
 
     def _run_next(self) -> bool:
         """Take a job and run it, a suspect alone in this process; False when none may start."""

@@ -15,6 +15,7 @@ from queue_max import (
     JobTimeoutError,
     Permanent,
     Queue,
+    QueueClosedError,
     Worker,
     WorkerState,
 )
@@ -555,6 +556,19 @@ def test_a_worker_whose_queue_is_closed_ends(
     worker.start()
     eventually(lambda: worker.state == "running")
     queue.close()
+    eventually(lambda: not worker.is_running)
+    assert worker.state == "stopped"
+
+
+def test_a_worker_whose_queue_is_closed_just_as_it_turns_idle_ends_as_well(
+    queue: Queue,
+    make_worker: MakeWorker,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DispatchService, "next_due", raiser(QueueClosedError()))
+    worker = make_worker(print)
+    worker.start()
     eventually(lambda: not worker.is_running)
     assert worker.state == "stopped"
 
