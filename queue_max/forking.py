@@ -34,10 +34,15 @@ class Files(Protocol):
 
 
 class _Gate:
-    """Lets threads work with files, or one of them fork; who is inside may go further in."""
+    """Lets threads work with files, or one of them fork; who is inside may go further in.
+
+    The lock is taken as such, not through the condition: that leaves it by code in Python, where
+    a Ctrl-C may come before it is released.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside: set[int] = set()
         self._forking: int | None = None
 
@@ -48,26 +53,26 @@ class _Gate:
             yield
             return
         try:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._forking in {None, me})
                 self._inside.add(me)
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._inside.discard(me)
                 if self._forking is not None:
                     self._changed.notify_all()
 
     def shut(self) -> None:
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._forking is None, PATIENCE)
             self._forking = me
             if not self._changed.wait_for(lambda: self._inside <= {me}, PATIENCE):
                 logger.error("forking although other threads work with the files of a queue")
 
     def open(self) -> None:
-        with self._changed:
+        with self._lock:
             self._forking = None
             self._changed.notify_all()
 
