@@ -106,7 +106,11 @@ def build(
         store.close()
         directory.close()
 
-    return _wire(settings, store, Presence(directory.path), retry_policy, close)
+    try:
+        return _wire(settings, store, Presence(directory.path), retry_policy, close)
+    except BaseException:
+        close()
+        raise
 
 
 def _wire(

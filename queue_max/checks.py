@@ -34,11 +34,11 @@ def function(name: str, value: object) -> None:
         raise ConfigurationError(f"{name}={shown(value)}: should be callable")
 
 
-def text(name: str, value: str | None) -> str | None:
-    """Give the value if it is None, or a text that any database stores."""
-    instance(name, value, (str, type(None)), "a str")
+def text(name: str, value: str) -> str:
+    """Give the value if it is a text that any database stores."""
+    instance(name, value, str, "a str")
     try:
-        is_storable = b"\0" not in (value or "").encode()
+        is_storable = b"\0" not in value.encode()
     except UnicodeEncodeError:
         is_storable = False
     if not is_storable:

@@ -72,10 +72,12 @@ class ShardError(QueueError):
     """A shard cannot serve; `shard_id` is None for the control database."""
 
     def __init__(self, shard_id: int | None, what: str) -> None:
-        where = "control database" if shard_id is None else f"shard {shard_id}"
-        super().__init__(f"{where}: {what}")
+        super().__init__(f"{self._where(shard_id)}{what}")
         self.shard_id = shard_id
         self.what = what
+
+    def _where(self, shard_id: int | None) -> str:
+        return "control database: " if shard_id is None else f"shard {shard_id}: "
 
 
 class ShardBusyError(ShardError):
@@ -111,6 +113,9 @@ class PartialBatchError(ShardError):
         super().__init__(shard_id, f"{what}; {total} other jobs are stored")
         self.total = total
         self.stored = stored
+
+    def _where(self, shard_id: int | None) -> str:
+        return "" if shard_id is None else super()._where(shard_id)
 
 
 class SchemaError(ShardError):

@@ -266,11 +266,13 @@ class Queue:
         return self.services.recovery.recover()
 
     def retry_failed_jobs(self, shard_id: int | None = None) -> int:
-        """Give all failed jobs, or those of a shard, a fresh budget of attempts."""
+        """Give all failed jobs, or those of a shard, a fresh budget of attempts.
+
+        A shard that cannot serve does not keep the others; its error is raised at the end.
+        """
         if shard_id is not None:
             checks.identity("shard_id", shard_id)
-        chosen = self.services.store.chosen(shard_id)
-        return sum(self.services.dead_letters.revive(each) for each in chosen)
+        return self.services.dead_letters.revive_all(shard_id)
 
     def cleanup_old_jobs(self, days: float | None = None) -> int:
         """Delete jobs that ended that many days ago (CLEANUP_DAYS, 7); gives their number.
@@ -398,7 +400,7 @@ class ShardManager:
         """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
         checks.identity("shard_id", shard_id)
         checks.identity("job_id", job_id)
-        return self._services.dead_letters.revive(shard_id, job_id) == 1
+        return self._services.dead_letters.revive(shard_id, job_id)
 
 
 def _check_run(job_id: int, shard_id: int, fence: int | None) -> None:

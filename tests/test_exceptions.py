@@ -159,6 +159,11 @@ def test_a_partial_batch_carries_the_handles_of_what_is_stored() -> None:
     assert (error.total, error.stored) == (1, handles)
 
 
+def test_a_partial_batch_that_no_shard_refused_names_none() -> None:
+    error = exceptions.PartialBatchError(exceptions.QueueClosedError(), 1)
+    assert str(error) == "the queue has been closed; open a new one; 1 other jobs are stored"
+
+
 def test_a_lost_lease_names_job_shard_and_fence() -> None:
     error = exceptions.LeaseLostError(7, 2, 5)
     assert (error.job_id, error.shard_id, error.fence) == (7, 2, 5)

@@ -62,7 +62,8 @@ class Filter:
     @classmethod
     def of(cls, error_type: str | None, before: str | None) -> Self:
         """Read what callers give: `before` is a moment in ISO 8601."""
-        checks.text("error_type", error_type)
+        if error_type is not None:
+            checks.text("error_type", error_type)
         try:
             return cls(error_type=error_type, before=None if before is None else from_text(before))
         except (TypeError, ValueError, OverflowError) as error:

@@ -124,11 +124,26 @@ class DeadLetterService:
         unit.metadata.add_failed()
         return True
 
-    def revive(self, shard_id: int, job_id: int | None = None) -> int:
-        """Give failed jobs of a shard, or one, a fresh budget of attempts; gives their number."""
+    def revive(self, shard_id: int, job_id: int) -> bool:
+        """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
         with self._store.writing(shard_id) as unit:
-            unit.dead_letters.remove_of_failed(job_id)
-            return unit.job_lists.requeue_failed(job_id)
+            return _revive(unit, job_id) == 1
+
+    def revive_all(self, shard_id: int | None = None) -> int:
+        """Give all failed jobs, or those of a shard, a fresh budget; gives their number.
+
+        A shard that cannot serve does not keep the others; its error is raised at the end.
+        """
+        revived = 0
+
+        def revive_in(shard_id: int, wait: float | None) -> None:
+            nonlocal revived
+            with self._store.writing(shard_id, wait) as unit:
+                number = _revive(unit)
+            revived += number
+
+        self._store.visit_all(self._store.chosen(shard_id), revive_in)
+        return revived
 
     def newest(self, shard_id: int, limit: int) -> Sequence[dict[str, Any]]:
         """Read the dead letters of a shard, the newest first, as the 0.1 API has them."""
@@ -191,6 +206,11 @@ class DeadLetterService:
             if len(letters) < STEP:
                 return
             last = letters[-1].id
+
+
+def _revive(unit: UnitOfWork, job_id: int | None = None) -> int:
+    unit.dead_letters.remove_of_failed(job_id)
+    return unit.job_lists.requeue_failed(job_id)
 
 
 def _find(unit: UnitOfWork, job: JobRef) -> DeadLetter:

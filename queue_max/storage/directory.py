@@ -64,7 +64,10 @@ class Directory:
         self.path = path.expanduser().absolute()
         self.backups = self.path / "backups"
         self._options = options
-        self._control = SqliteDatabase(self.path / "control.db", None, options)
+        # Few commits, and each is relied on for good: all reach the disk.
+        self._control = SqliteDatabase(
+            self.path / "control.db", None, replace(options, full_sync=True)
+        )
         self._shards: dict[int, SqliteDatabase] = {}
 
     def exists(self) -> bool:
@@ -210,6 +213,8 @@ class Directory:
             database.use_wal()
             migrations.upgrade(database, SHARD, self.backups)
             self._write_mirror(database, *self._identity(connection))
+            # A power cut must not leave the map saying that an empty file was made.
+            database.checkpoint()
             connection.execute(
                 update(shard_map).where(shard_map.c.shard_id == entry.shard_id).values(is_new=0)
             )

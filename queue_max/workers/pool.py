@@ -106,7 +106,7 @@ class WorkerPool:
         if target > len(self.workers):
             self.add_worker(self._make_worker(self._model))
         elif target < len(self.workers):
-            self._retire(self.workers[-1])
+            self._retire(_least_missed(self.workers))
         else:
             return
         self._scaled_at = now
@@ -163,3 +163,8 @@ class WorkerPool:
             self._retired = [each for each in self._retired if each.is_running]
             self._retired.append(worker)
         worker.request_stop()
+
+
+def _least_missed(workers: Sequence[Worker]) -> Worker:
+    """Choose whom to take out: one without a job, if there is any; the newest of them."""
+    return next((each for each in reversed(workers) if not each.get_current_job()), workers[-1])

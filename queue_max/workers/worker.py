@@ -85,6 +85,7 @@ class Worker:
     ) -> None:
         if not callable(process_function):
             raise ConfigurationError(f"process_function={process_function!r}: cannot be called")
+        checks.text("worker_id", worker_id)
         checks.seconds("poll_interval", poll_interval)
         if job_timeout is not None:
             checks.seconds("job_timeout", job_timeout)

@@ -100,10 +100,6 @@ def test_a_power_cut_corrupts_nothing_even_where_commits_are_not_flushed(
     assert (verdict.corrupt, verdict.phantom) == ([], set())
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="with durability=normal, what the files of a new queue say of each other is not flushed",
-)
 def test_a_new_queue_opens_after_a_power_cut_even_where_commits_are_not_flushed(
     recorded: Record, cut_off: CutOff, report: Report
 ) -> None:

@@ -370,7 +370,7 @@ class LifeOfAJob(RuleBasedStateMachine):
     @rule(shard_id=st.sampled_from(SHARDS))
     def revive(self, shard_id: int) -> None:
         failed = [job for job in self._in("failed") if job["shard"] == shard_id]
-        assert self.world.dead_letters.revive(shard_id) == len(failed)
+        assert self.world.dead_letters.revive_all(shard_id) == len(failed)
         for job in failed:
             self._live_again(job, job["id"])
 

@@ -18,6 +18,7 @@ from queue_max.exceptions import (
     JobNotFoundError,
     PayloadError,
     ShardBusyError,
+    ShardDamagedError,
 )
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
@@ -68,7 +69,7 @@ def test_a_revived_job_lives_again_and_is_no_dead_letter(
     dead_letters: DeadLetterService, bury: Callable[..., Job], find: Find, claim: Claim
 ) -> None:
     buried = bury(max_attempts=2)
-    assert dead_letters.revive(0) == 1
+    assert dead_letters.revive_all(0) == 1
     assert dead_letters.newest(0, 10) == []
     revived = find(buried.id)
     assert revived is not None
@@ -86,7 +87,7 @@ def test_a_revived_job_has_a_fresh_budget_and_its_fence_keeps_rising(
     clock: FakeClock,
 ) -> None:
     buried = bury(max_attempts=2)
-    dead_letters.revive(0)
+    dead_letters.revive_all(0)
     for attempt in (1, 2):
         job = claim()
         assert job is not None
@@ -101,7 +102,7 @@ def test_one_job_can_be_revived_alone(
     dead_letters: DeadLetterService, bury: Callable[..., Job], inspection: InspectionService
 ) -> None:
     first, second = bury(), bury()
-    assert dead_letters.revive(0, second.id) == 1
+    assert dead_letters.revive(0, second.id)
     assert [letter["original_job_id"] for letter in dead_letters.newest(0, 10)] == [first.id]
     assert (inspection.counts().pending, inspection.counts().failed) == (1, 1)
 
@@ -110,9 +111,9 @@ def test_what_is_not_dead_is_not_revived(
     dead_letters: DeadLetterService, start: Start, find: Find
 ) -> None:
     running = start()
-    assert dead_letters.revive(0, running.id) == 0
-    assert dead_letters.revive(0, 9_999) == 0
-    assert dead_letters.revive(0) == 0
+    assert not dead_letters.revive(0, running.id)
+    assert not dead_letters.revive(0, 9_999)
+    assert dead_letters.revive_all(0) == 0
     assert find(running.id) == running
 
 
@@ -120,7 +121,7 @@ def test_reviving_twice_revives_once(
     dead_letters: DeadLetterService, bury: Callable[..., Job]
 ) -> None:
     bury()
-    assert [dead_letters.revive(0) for _ in range(2)] == [1, 0]
+    assert [dead_letters.revive_all(0) for _ in range(2)] == [1, 0]
 
 
 @pytest.mark.parametrize("shard_count", [2])
@@ -131,8 +132,20 @@ def test_each_shard_has_its_own_dead_letters(
     second = bury(shard_id=1)
     [letter] = dead_letters.newest(1, 10)
     assert (letter["original_job_id"], letter["shard_id"]) == (second.id, 1)
-    assert dead_letters.revive(1) == 1
+    assert dead_letters.revive_all(1) == 1
     assert len(dead_letters.newest(0, 10)) == 1
+
+
+@pytest.mark.parametrize("shard_count", [3])
+def test_a_shard_that_cannot_serve_does_not_keep_the_failed_jobs_of_others(
+    dead_letters: DeadLetterService, bury: Callable[..., Job], damage: Callable[[int], None]
+) -> None:
+    for shard_id in range(3):
+        bury(shard_id=shard_id)
+    damage(0)
+    with pytest.raises(ShardDamagedError):
+        dead_letters.revive_all()
+    assert [len(dead_letters.newest(each, 10)) for each in (1, 2)] == [0, 0]
 
 
 def test_the_newest_dead_letters_are_read_first(
@@ -165,7 +178,7 @@ def test_any_number_of_jobs_can_be_revived_together(
         while job := unit.claims.claim_next(DEFAULT_QUEUE, "worker-1"):
             dead_letters.bury(unit, job, Failure("ValueError", "no"), Bury("permanent"))
     statements.clear()
-    assert dead_letters.revive(0) == 1_500
+    assert dead_letters.revive_all(0) == 1_500
     assert inspection.counts().pending == 1_500
     assert dead_letters.newest(0, 1) == []
     # SQLite takes some 32,000 values in a statement, older ones 999.

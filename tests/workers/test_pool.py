@@ -284,6 +284,17 @@ def test_a_pool_shrinks_one_by_one_down_to_its_bound(
     assert names(pool) == ["w0", "w1"]
 
 
+def test_a_pool_shrinks_by_a_worker_that_has_no_job_if_there_is_one(
+    queue: Queue, make_worker: MakeWorker, gate: Any, make_pool: Callable[..., WorkerPool]
+) -> None:
+    pool = make_pool([make_worker(nothing, "idle"), make_worker(gate, "busy")])
+    add_jobs(queue, 1)
+    pool.workers[1].start()
+    gate.await_entry()
+    pool.scale()
+    assert names(pool) == ["busy"]
+
+
 def test_a_pool_stays_as_it_is_between_its_thresholds(
     queue: Queue, crowd: list[Worker], make_pool: Callable[..., WorkerPool]
 ) -> None:
@@ -459,18 +470,17 @@ def test_a_pool_stops_in_time_although_it_is_just_removing_a_busy_worker(
 def test_stopping_waits_for_a_worker_that_was_scaled_away_in_the_midst_of_its_job(
     queue: Queue, make_worker: MakeWorker, gate: Any, make_pool: Callable[..., WorkerPool]
 ) -> None:
-    add_jobs(queue, 1)
-    busy, idle = make_worker(gate, "busy"), make_worker(nothing, "idle")
-    busy.start()
-    gate.await_entry()
-    pool = make_pool([idle, busy])
+    add_jobs(queue, 2)
+    pool = make_pool([make_worker(gate, f"busy-{number}") for number in range(2)])
     pool.start_all()
+    for _ in range(2):
+        gate.await_entry()
     pool.scale()
-    assert names(pool) == ["idle"]
+    assert names(pool) == ["busy-0"]
     assert pool.stop_all(timeout=0.01) is False
     gate.open()
     assert pool.stop_all(30) is True
-    assert queue.get_stats()["completed"] == 1
+    assert queue.get_stats()["completed"] == 2
 
 
 @pytest.mark.parametrize(

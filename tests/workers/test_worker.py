@@ -84,6 +84,8 @@ def seen_callbacks() -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Callab
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"worker_id": None}, "worker_id=None"),
+        ({"worker_id": "a\0b"}, "worker_id="),
         ({"process_function": None}, "process_function=None"),
         ({"process_function": "mod:f"}, "process_function='mod:f'"),
         *(
