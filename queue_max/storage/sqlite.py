@@ -89,11 +89,12 @@ class SqliteDatabase(Database):
         self._turn = threading.RLock()
         self._writer: Connection | None = None
         self._file: int | None = None
+        self._is_closed = False
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the file; writers do not wait for it."""
-        with working_with_files(), self._speaking_of_shards(), self._engine.connect() as connection:
+        with working_with_files(), self._speaking_of_shards(), self._connection() as connection:
             self._require_file()
             yield connection
 
@@ -166,10 +167,11 @@ class SqliteDatabase(Database):
             cursor.execute("VACUUM INTO ?", (str(target),))
 
     def close(self) -> None:
-        """Close all connections; a transaction that runs is let finish first."""
+        """Close all connections; one that others read with, as soon as they are done."""
         with working_with_files(), self._turn:
+            self._is_closed = True
             self._give_up_writer()
-            self._engine.dispose()
+            self._engine.pool.dispose()
             self._file = None
 
     @contextmanager
@@ -201,9 +203,18 @@ class SqliteDatabase(Database):
             writer.close()
 
     @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        finally:
+            if self._is_closed:
+                self._engine.pool.dispose()
+
+    @contextmanager
     def _cursor(self) -> Iterator[Any]:
         """Give a cursor of the driver, for what SQLite refuses inside of a transaction."""
-        with working_with_files(), self._speaking_of_shards(), self._engine.connect() as connection:
+        with working_with_files(), self._speaking_of_shards(), self._connection() as connection:
             try:
                 yield connection.connection.cursor()
             except driver.choose().module.Error as error:
@@ -250,9 +261,19 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
     module = driver.choose().module
     # rw: a file that is gone must not come back empty.
     location = f"file:{quote(str(path))}?mode=rw"
+    pragmas = options.pragmas()
 
     def connect() -> Any:
-        return module.connect(location, uri=True, isolation_level=None, check_same_thread=False)
+        connection = module.connect(
+            location, uri=True, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for name, value in pragmas.items():
+                connection.execute(f"PRAGMA {name} = {value}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     engine = create_engine(
         "sqlite://",
@@ -265,13 +286,6 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
         # Payloads are nobody's business in a log.
         hide_parameters=True,
     )
-    pragmas = options.pragmas()
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        for name, value in pragmas.items():
-            cursor.execute(f"PRAGMA {name} = {value}")
 
     @event.listens_for(engine, "invalidate")
     def undo(connection: Any, _record: object, _exception: object) -> None:

@@ -655,6 +655,17 @@ def test_closing_lets_a_transaction_finish_first(
     assert count(make_database(database.path)) == 1
 
 
+def test_a_file_that_others_read_while_it_is_closed_is_left_once_they_are_done(
+    database: SqliteDatabase,
+) -> None:
+    with database.reading() as connection:
+        database.close()
+        assert connection.exec_driver_sql("SELECT count(*) FROM t").scalar_one() == 0
+
+    # The last one who leaves a file removes its log.
+    assert [path.name for path in database.path.parent.iterdir()] == ["some.db"]
+
+
 # Six shards filled beyond a page cache each, and twenty threads at work on them.
 WORK = """
 import json, math, os, sys, threading
