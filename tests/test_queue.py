@@ -458,15 +458,6 @@ def test_a_worker_is_named_by_a_text_that_can_be_stored(
     assert queue.get_processing_jobs() == []
 
 
-def test_a_worker_may_have_no_name(queue: Queue) -> None:
-    nobody: Any = None
-    queue.enqueue({})
-    job = queue.pop_job(nobody)
-    assert job is not None
-    assert job.worker_id is None
-    assert queue.heartbeat(0, nobody) == 1
-
-
 def test_nothing_is_popped_of_an_empty_queue(queue: Queue) -> None:
     assert queue.pop_job("w") is None
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,6 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("census")]
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    """The example in a folder of its own, so that its `.demo` is the test's."""
-    folder = tmp_path / "examples"
-    folder.mkdir()
-    return Path(shutil.copy(CHECKOUT / "examples" / "stdlib_census.py", folder))
 
 
 # Where tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
@@ -59,41 +52,55 @@ def counted(script: Path) -> int:
         return int(db.execute("SELECT count(*) FROM files").fetchone()[0])
 
 
-def test_a_census_that_is_stopped_goes_on_and_counts_each_file_once(script: Path) -> None:
+def stop(run: "subprocess.Popen[str]") -> None:
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGINT, said
+    assert "Traceback" not in said
+
+
+@dataclass(frozen=True)
+class Census:
+    script: Path
+    said: str
+    counted: int
+    counted_before_the_last_run: int
+
+
+@pytest.fixture(scope="module")
+def census(tmp_path_factory: pytest.TempPathFactory) -> Census:
+    """A census stopped three times, then let run to its end, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("census") / "examples"
+    folder.mkdir()
+    script = Path(shutil.copy(CHECKOUT / "examples" / "stdlib_census.py", folder))
     for enough in (0, 200, 500):
         run = start(script)
         while counted(script) < enough or not has_begun(script):
             time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        said, _ = run.communicate(timeout=60)
-        assert run.returncode == 128 + signal.SIGINT, said
-        assert "Traceback" not in said
+        stop(run)
     part = counted(script)
-
     run = start(script)
-    said, _ = run.communicate(timeout=120)
-
+    said, _ = run.communicate(timeout=240)
     assert run.returncode == 0, said
-    totals = totals_of(said)
+    return Census(script, said, counted(script), part)
+
+
+def test_a_census_that_is_stopped_goes_on_and_counts_each_file_once(census: Census) -> None:
+    totals = totals_of(census.said)
     files, parsed, dead = (totals[name] for name in ("files", "parsed", "failed for good"))
     assert files > 1000
     assert parsed + dead == files
-    assert parsed == counted(script)
-    assert part < parsed
-    assert "badsyntax" in said
+    assert parsed == census.counted
+    assert census.counted_before_the_last_run < parsed
+    assert "badsyntax" in census.said
     assert totals["jobs in this run"] < files
 
 
-def test_a_census_that_is_over_begins_anew(script: Path) -> None:
-    first = start(script)
-    said, _ = first.communicate(timeout=120)
-    assert first.returncode == 0, said
-
-    second = start(script)
-    again, _ = second.communicate(timeout=120)
-
-    assert second.returncode == 0, again
-    assert totals_of(again)["jobs in this run"] == totals_of(said)["files"]
+def test_a_census_that_is_over_begins_anew(census: Census) -> None:
+    run = start(census.script)
+    while not 0 < counted(census.script) < census.counted:
+        time.sleep(0.02)
+    stop(run)
 
 
 def totals_of(said: str) -> dict[str, float]:
