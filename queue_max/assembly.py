@@ -137,7 +137,7 @@ def _wire(
         events=events,
         admission=admission,
         intake=IntakeService(store, events, alarm, rng, settings.max_retries),
-        dispatch=DispatchService(store, admission, rng),
+        dispatch=DispatchService(store, retry, admission, rng),
         leases=LeaseService(store, presence),
         presence=presence,
         settlement=SettlementService(store, admission, events),

@@ -1,5 +1,6 @@
 """Dead letters: what is kept of jobs that failed for good."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,9 @@ from queue_max import checks
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.clock import from_text
 from queue_max.exceptions import ConfigurationError
+
+DAMAGED = "damaged"
+"""The reason of letters of jobs whose row was not what had been stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,15 @@ class DeadLetter:
     def key(self) -> str:
         """The name of the job."""
         return f"{self.shard_id}-{self.uid or self.job_id}"
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the payload may be run again."""
+        try:
+            is_object = isinstance(json.loads(self.payload), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        return is_object and self.reason != DAMAGED
 
     def to_dict(self) -> dict[str, Any]:
         """Give all facts as plain values."""

@@ -12,6 +12,9 @@ from queue_max.exceptions import Permanent
 WORKER_DIED = "WorkerDied"
 """The error type of an attempt that ended with its worker."""
 
+JOB_DAMAGED = "JobDamaged"
+"""The error type of a job whose row is not what was stored."""
+
 MAX_TYPE = 255
 MAX_MESSAGE = 2_048
 LONGEST_RETRY_AFTER = 86_400.0

@@ -24,6 +24,8 @@ _OLD_NAMES = {
     "partition_key": "pagina_id",
 }
 
+_SINCE_1_0 = {"uid", "fence", "queue", "retry_policy", "keep_result", "result", "damage"}
+
 
 class JobStatus(StrEnum):
     """Where a job is in its life."""
@@ -170,6 +172,8 @@ class Job:
     """Seconds for which the job is kept with its result once it is done."""
     result: str | None = None
     """The result as JSON text, where it is kept."""
+    damage: str | None = None
+    """What is wrong with the row, if anything; the payload is empty then, and never run."""
 
     @classmethod
     def create(  # noqa: PLR0913 - the contract's
@@ -200,7 +204,10 @@ class Job:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], shard_id: int = 0) -> "Job":
-        """Read a row of the table `fila`, by the names its columns have there."""
+        """Read a row of the table `fila`, by the names its columns have there.
+
+        Raises ValueError where it holds something else than what is written there.
+        """
         known = {each.name for each in fields(cls)} | _OLD_NAMES.keys()
         values = {name: _plain(row[name]) for name in row.keys() if name in known}  # noqa: SIM118 - sqlite3.Row
         return cls(
@@ -351,7 +358,7 @@ class Job:
         values = {
             new_names.get(each.name, each.name): getattr(self, each.name)
             for each in fields(self)
-            if each.name not in {"uid", "fence", "queue", "retry_policy", "keep_result", "result"}
+            if each.name not in _SINCE_1_0
         }
         return values | {"status": self.status_str, "priority": self.priority_int}
 

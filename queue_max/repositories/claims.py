@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, bindparam, exists, or_, select, update
 
 from queue_max.domain.job import Job
-from queue_max.repositories.jobs import to_job
+from queue_max.repositories.jobs import WHOLE_JOB, to_job
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
 
 PROMOTED_AT_ONCE = 500
@@ -57,7 +57,7 @@ _claim = (
         completed_at=None,
         next_retry_at=None,
     )
-    .returning(jobs)
+    .returning(*WHOLE_JOB)
 )
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
-from queue_max.repositories.jobs import ANOTHER_LIFE, has_status, only, read_jobs
+from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -100,7 +100,7 @@ class JobListRepository:
         return read_jobs(
             self._connection,
             self._shard_id,
-            select(jobs)
+            select(*WHOLE_JOB)
             .where(or_(*(has_status(status) for status in statuses)))
             .order_by(jobs.c.id.desc())
             .limit(limit),

@@ -1,6 +1,7 @@
 """The `fila` table: one method for each step in a job's life."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,12 +11,14 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Text,
     and_,
     bindparam,
     delete,
     insert,
     or_,
     select,
+    type_coerce,
     update,
 )
 
@@ -24,7 +27,7 @@ from queue_max.domain.clock import later
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.domain.reference import JobRef
-from queue_max.exceptions import ShardDamagedError
+from queue_max.domain.soundness import checksum, damage_of, without_damage
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -35,6 +38,13 @@ from queue_max.storage.schema import (
     STATUSES,
     jobs,
 )
+from queue_max.storage.types import UtcTime
+
+WHOLE_JOB = [
+    type_coerce(column, Text).label(column.name) if isinstance(column.type, UtcTime) else column
+    for column in jobs.c
+]
+"""All columns; moments as they are stored, so that a damaged one spoils nothing else."""
 
 ANOTHER_LIFE = {
     "status": PENDING,
@@ -53,7 +63,7 @@ _is_running = and_(
     # Without a fence, whoever runs the job is meant.
     or_(_fence.is_(None), jobs.c.fence == _fence),
 )
-_running = select(jobs).where(_is_running).with_for_update()
+_running = select(*WHOLE_JOB).where(_is_running).with_for_update()
 _complete = (
     delete(jobs)
     .where(_is_running, jobs.c.keep_result.is_(None))
@@ -75,6 +85,7 @@ class JobRepository:
             {
                 "payload": job.payload,
                 "uid": job.uid,
+                "checksum": checksum(job.uid, job.payload),
                 "pagina_id": job.pagina_id,
                 "priority": job.priority,
                 "max_attempts": job.max_attempts,
@@ -164,7 +175,7 @@ class JobRepository:
 
     def find(self, job: JobRef) -> Job | None:
         """Read a job, whatever state it is in; None when it is not in this shard."""
-        row = self._connection.execute(select(jobs).where(is_(job))).one_or_none()
+        row = self._connection.execute(select(*WHOLE_JOB).where(is_(job))).one_or_none()
         return None if row is None else to_job(row, self._shard_id)
 
     def requeue(self, job: JobRef, payload: str | None = None) -> int | None:
@@ -172,14 +183,17 @@ class JobRepository:
 
         Gives its id; None when it is not a failed one.
         """
-        changes = {} if payload is None else {"payload": payload}
         statement = (
             update(jobs)
             .where(is_(job), has_status(JobStatus.FAILED))
-            .values(**ANOTHER_LIFE, **changes)
-            .returning(jobs.c.id)
+            .values(ANOTHER_LIFE)
+            .returning(jobs.c.id, jobs.c.uid)
         )
-        return self._connection.execute(statement).scalar_one_or_none()
+        row = self._connection.execute(statement).one_or_none()
+        if row is not None and payload is not None:
+            another = {"payload": payload, "checksum": checksum(row.uid, payload)}
+            self._connection.execute(update(jobs).where(jobs.c.id == row.id).values(another))
+        return None if row is None else row.id
 
     def _due(self, job: NewJob) -> dict[str, Any]:
         at = later(self._now, job.delay) if job.run_at is None else job.run_at
@@ -202,9 +216,10 @@ class JobRepository:
 
     def _release(self, job: Job, **changes: Any) -> bool:
         """Take a job from its worker; False when it is not, or no longer, the worker's."""
+        is_held = [] if job.damage else [jobs.c.fence == job.fence]  # that may be damaged, too
         statement = (
             update(jobs)
-            .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, jobs.c.fence == job.fence)
+            .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, *is_held)
             .values(**_NOBODYS, **changes)
         )
         return self._connection.execute(statement).rowcount == 1
@@ -216,11 +231,15 @@ def read_jobs(connection: Connection, shard_id: int, statement: Select[Any]) -> 
 
 
 def to_job(row: Row[Any], shard_id: int) -> Job:
-    """Read a whole row."""
-    try:
-        return Job.from_row(dict(row._mapping), shard_id)  # by the names on disk
-    except ValueError as error:
-        raise ShardDamagedError(shard_id, f"job {row.id} cannot be read: {error}") from error
+    """Read a whole row; a damaged one comes with an empty payload, and says what is wrong."""
+    stored = dict(row._mapping)  # by the names on disk
+    damage = damage_of(stored)
+    if damage is None:
+        try:
+            return Job.from_row(stored, shard_id)
+        except (ValueError, RecursionError):
+            damage = "its payload is not JSON"
+    return replace(Job.from_row(without_damage(stored), shard_id), damage=damage)
 
 
 def has_status(status: JobStatus) -> ColumnElement[bool]:

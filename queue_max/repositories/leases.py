@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, select, tuple_, update
 
 from queue_max.domain.job import Job, Lease
-from queue_max.repositories.jobs import read_jobs
+from queue_max.repositories.jobs import WHOLE_JOB, read_jobs
 from queue_max.storage.schema import PROCESSING, jobs
 
 
@@ -40,7 +40,7 @@ class LeaseRepository:
     def silent_since(self, moment: datetime, limit: int) -> list[Job]:
         """Find running jobs whose lease was last prolonged before that moment."""
         statement = (
-            select(jobs)
+            select(*WHOLE_JOB)
             .where(jobs.c.status == PROCESSING, jobs.c.heartbeat < moment)
             .order_by(jobs.c.heartbeat)
             .limit(limit)
@@ -51,7 +51,7 @@ class LeaseRepository:
     def held_by(self, identity: str, limit: int) -> list[Job]:
         """Find running jobs that a process holds."""
         statement = (
-            select(jobs)
+            select(*WHOLE_JOB)
             .where(jobs.c.status == PROCESSING, jobs.c.held_by == identity)
             .limit(limit)
             .with_for_update(skip_locked=True)

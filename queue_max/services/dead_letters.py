@@ -1,7 +1,6 @@
 """Giving jobs up, and giving them another life."""
 
 import heapq
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -66,7 +65,7 @@ class DeadLetterService:
         ref, text = JobRef.of(job), None if payload is None else to_json(payload)
         with self._store.writing(ref.shard_id) as unit:
             letter = _find(unit, ref)
-            if text is None and not _is_sound(letter):
+            if text is None and not letter.is_sound:
                 raise InvalidJobError(f"the payload of job {ref} is damaged: give it another one")
             return self._requeue(unit, letter, text)
 
@@ -83,7 +82,7 @@ class DeadLetterService:
         """
 
         def requeue(unit: UnitOfWork, letters: Sequence[DeadLetter]) -> int:
-            sound = [letter for letter in letters if _is_sound(letter)]
+            sound = [letter for letter in letters if letter.is_sound]
             return len([self._requeue(unit, letter) for letter in sound])
 
         return self._change(shard_id, Filter.of(error_type, before), requeue)
@@ -229,10 +228,3 @@ def _discard(unit: UnitOfWork, letters: Sequence[DeadLetter]) -> int:
     unit.attempts.forget([letter.uid for letter in letters if letter.uid])
     unit.dead_letters.remove(letters)
     return len(letters)
-
-
-def _is_sound(letter: DeadLetter) -> bool:
-    try:
-        return isinstance(json.loads(letter.payload), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 
+from queue_max.domain.failures import JOB_DAMAGED, Failure
 from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.domain.routing import scan_order
 from queue_max.exceptions import ShardBusyError, ShardError
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
+from queue_max.services.retry import RetryService
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +25,14 @@ class DispatchService:
     """Finds a job that may start, and claims it.
 
     Shards are looked at without a lock first, so that an idle worker disturbs nobody; one that
-    is locked or damaged does not hold up the others.
+    is locked or damaged does not hold up the others. A job whose row is damaged is buried.
     """
 
-    def __init__(self, store: Store, admission: Admission, rng: random.Random) -> None:
+    def __init__(
+        self, store: Store, retry: RetryService, admission: Admission, rng: random.Random
+    ) -> None:
         self._store = store
+        self._retry = retry
         self._admission = admission
         self._rng = rng
         self._unreadable = _Warnings()
@@ -91,9 +96,7 @@ class DispatchService:
         """Claim in the first shard that serves."""
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
-            with self._store.writing(shard_id, wait) as unit:
-                unit.claims.promote_due()
-                return unit.claims.claim_next(DEFAULT_QUEUE, worker_id, holder)
+            return self._claim_in(shard_id, wait, worker_id, holder)
 
         refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
@@ -108,6 +111,21 @@ class DispatchService:
         if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
         return None
+
+    def _claim_in(
+        self, shard_id: int, wait: float | None, worker_id: str, holder: str | None
+    ) -> Job | None:
+        """Claim in one shard; what is damaged there is buried on the way."""
+        while True:
+            with self._store.writing(shard_id, wait) as unit:
+                unit.claims.promote_due()
+                job = unit.claims.claim_next(DEFAULT_QUEUE, worker_id, holder)
+                if job is None or job.damage is None:
+                    return job
+                failure = Failure(JOB_DAMAGED, job.damage)
+                verdict = self._retry.lose(unit, job, failure, at_once=True)
+            if verdict is not None:
+                self._retry.tell(job, failure, verdict)
 
 
 class _Warnings:

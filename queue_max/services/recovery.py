@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
-from queue_max.domain.failures import WORKER_DIED, Failure
+from queue_max.domain.failures import JOB_DAMAGED, WORKER_DIED, Failure
 from queue_max.domain.job import Job
 from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retry import Verdict
@@ -110,6 +110,8 @@ class RecoveryService:
         *,
         at_once: bool = False,
     ) -> None:
+        if job.damage is not None:
+            failure = Failure(JOB_DAMAGED, job.damage)
         at_once = at_once or not unit.attempts.count(job, WORKER_DIED)
         if verdict := self._retry.lose(unit, job, failure, at_once=at_once):
             verdicts.append((job, failure, verdict))

@@ -5,6 +5,7 @@ import random
 from typing import assert_never
 
 from queue_max.domain.clock import later
+from queue_max.domain.dead_letters import DAMAGED
 from queue_max.domain.events import Events
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job
@@ -105,10 +106,7 @@ class RetryService:
 
         None when the job is no longer run under its fence.
         """
-        policy = self._policy_of(job)
-        if policy.decide is not None:  # user code stays out of transactions
-            policy = RetryPolicy()
-        verdict = policy.judge(job, failure.message, self._rng)
+        verdict = self._judge_lost(job, failure)
         if isinstance(verdict, TryAgain) and at_once:
             verdict = TryAgain(0.0)
         return verdict if self._write(unit, job, failure, verdict) else None
@@ -132,6 +130,14 @@ class RetryService:
             case _:
                 assert_never(verdict)
         self._events.publish(event, job_id=job.id, shard_id=job.shard_id, error=failure.message)
+
+    def _judge_lost(self, job: Job, failure: Failure) -> Verdict:
+        if job.damage is not None:
+            return Bury(DAMAGED)
+        policy = self._policy_of(job)
+        if policy.decide is not None:  # user code stays out of transactions
+            policy = RetryPolicy()
+        return policy.judge(job, failure.message, self._rng)
 
     def _policy_of(self, job: Job) -> RetryPolicy:
         if job.retry_policy is None:

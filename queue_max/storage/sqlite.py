@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,9 @@ from queue_max.storage.database import Database
 _BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
 
 _CONNECTIONS = 3  # one writes, two read
+
+# Where a bit has flipped, a text is no UTF-8 any more; it must not keep all others from being read.
+_decode = methodcaller("decode", "utf-8", "backslashreplace")
 
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes to which a WAL that has grown larger is cut back, once all of it was moved."""
@@ -267,6 +271,7 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
         connection = module.connect(
             location, uri=True, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _decode
         try:
             for name, value in pragmas.items():
                 connection.execute(f"PRAGMA {name} = {value}")

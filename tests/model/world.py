@@ -68,10 +68,10 @@ class World:
         admission = Admission(RateLimiter(math.inf), CircuitBreaker(math.inf, 60.0))
         alarm = BacklogAlarm(store, events, 1_000)
         self.intake = IntakeService(store, events, alarm, rng, MAX_RETRIES)
-        self.dispatch = DispatchService(store, admission, rng)
         self.settlement = SettlementService(store, admission, events)
         self.dead_letters = DeadLetterService(store, MAX_RETRIES)
         self.retry = RetryService(store, RetryPolicy(), rng, self.dead_letters, admission, events)
+        self.dispatch = DispatchService(store, self.retry, admission, rng)
         self.retention = RetentionService(store)
         self.inspection = InspectionService(store)
         # By the library the package uses: another one would drop its locks on closing.

@@ -196,8 +196,10 @@ def intake(store: Store, events: Events, alarm: BacklogAlarm, rng: random.Random
 
 
 @pytest.fixture
-def dispatch(store: Store, admission: Admission, rng: random.Random) -> DispatchService:
-    return DispatchService(store, admission, rng)
+def dispatch(
+    store: Store, retry: RetryService, admission: Admission, rng: random.Random
+) -> DispatchService:
+    return DispatchService(store, retry, admission, rng)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -18,6 +19,7 @@ from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services import dispatch as dispatch_module
+from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.inspection import InspectionService
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
@@ -304,16 +306,45 @@ def test_a_damaged_shard_does_not_hold_up_the_others_and_is_warned_of_once(
     assert f"shard_{bad}.db is damaged" in warning.getMessage()
 
 
-@two_shards
-def test_a_time_that_cannot_be_read_is_damage_and_does_not_hold_up_other_shards(
+def test_a_time_that_cannot_be_read_keeps_no_job_from_running(
     dispatch: DispatchService, add: Add, shards: list[SqliteDatabase]
 ) -> None:
-    add(1, shard_id=0)
-    ids = add(3, shard_id=1)
+    [job_id] = add(1)
     with shards[0].writing() as connection:
         connection.exec_driver_sql("UPDATE fila SET created_at = 'yesterday'")
-    claimed = [dispatch.claim("worker-1") for _ in range(3)]
-    assert [job and (job.shard_id, job.id) for job in claimed] == [(1, each) for each in ids]
+    job = dispatch.claim("worker-1")
+    assert job is not None
+    assert (job.id, job.created_at) == (job_id, "yesterday")
+
+
+@pytest.mark.parametrize(
+    "damage_in_sql",
+    [
+        "payload = replace(payload, '1', '3')",
+        "payload = CAST(x'7bff7d' AS TEXT)",
+        "payload = '{}'",
+        "uid = 'another'",
+        "max_tentativas = 'many'",
+    ],
+)
+def test_a_job_that_is_not_what_was_stored_is_buried_and_never_run(
+    dispatch: DispatchService,
+    dead_letters: DeadLetterService,
+    add: Add,
+    shards: list[SqliteDatabase],
+    told: list[tuple[str, dict[str, Any]]],
+    damage_in_sql: str,
+) -> None:
+    damaged, sound = add(2, payload='{"n":1}')
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql(f"UPDATE fila SET {damage_in_sql} WHERE id = {damaged}")
+    job = dispatch.claim("worker-1")
+    assert job is not None
+    assert job.id == sound
+    [letter] = dead_letters.list()
+    assert (letter.job_id, letter.error_type, letter.reason) == (damaged, "JobDamaged", "damaged")
+    assert not letter.is_sound
+    assert [(event, facts["job_id"]) for event, facts in told] == [("job_failed", damaged)]
 
 
 @two_shards

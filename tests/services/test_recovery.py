@@ -24,6 +24,7 @@ from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.storage.presence import Presence
+from queue_max.storage.sqlite import SqliteDatabase
 
 Told = list[tuple[str, dict[str, Any]]]
 Add = Callable[..., list[int]]
@@ -456,3 +457,20 @@ def test_many_processes_that_died_are_recovered_by_many_without_one_job_twice(
         numbers = list(threads.map(RecoveryService.recover_dead, recoverers))
     assert sum(numbers) == 10
     assert len({facts["job_id"] for _, facts in told}) == 10
+
+
+def test_a_damaged_job_of_a_silent_worker_is_buried(
+    recovery: RecoveryService,
+    dead_letters: DeadLetterService,
+    shards: list[SqliteDatabase],
+    start: Start,
+    clock: FakeClock,
+) -> None:
+    job = start()
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql("UPDATE fila SET payload = '{', fence = 'x'")
+    clock.advance(86_400)
+    assert recovery.recover() == 1
+    [letter] = dead_letters.list()
+    assert (letter.job_id, letter.error_type, letter.payload) == (job.id, "JobDamaged", "{")
+    assert recovery.recover() == 0

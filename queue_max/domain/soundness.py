@@ -1,0 +1,35 @@
+"""Whether a job that is read is the one that was stored: disks and memory flip bits."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+_WHOLE = ("id", "tentativas", "max_tentativas", "retry_delay", "priority", "fence")
+
+
+def checksum(uid: str, payload: str) -> int:
+    """Sum up what names a job and what it is to do: CRC-32, as zlib has it."""
+    return zlib.crc32(f"{uid}\0{payload}".encode())
+
+
+def damage_of(row: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with a row of `fila`, by the names its columns have there; None: nothing.
+
+    A row without a checksum was stored by 0.1 or 0.2, and is taken for what it says.
+    """
+    for name in _WHOLE:
+        if not isinstance(row[name], int):
+            return f"its {name} is not a whole number"
+    if not isinstance(row["keep_result"], int | float | None):
+        return "its keep_result is not a number"
+    if not isinstance(row["payload"], str) or not isinstance(row["uid"], str):
+        return "its payload or uid is not a text"
+    if row["checksum"] not in {None, checksum(row["uid"], row["payload"])}:
+        return "its payload is not the one that was stored"
+    return None
+
+
+def without_damage(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row with an empty payload, and nothing in it that could not be read."""
+    whole = {name: row[name] if isinstance(row[name], int) else 0 for name in _WHOLE}
+    return {**row, **whole, "payload": "{}", "keep_result": None}

@@ -1,0 +1,55 @@
+from typing import Any
+
+import pytest
+
+from queue_max.domain.soundness import checksum, damage_of, without_damage
+
+PAYLOAD = '{"n":1,"naïve":true}'
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    sound = {
+        "id": 7,
+        "uid": "u-1",
+        "payload": PAYLOAD,
+        "checksum": checksum("u-1", PAYLOAD),
+        "tentativas": 1,
+        "max_tentativas": 4,
+        "retry_delay": 60,
+        "priority": 0,
+        "fence": 1,
+        "keep_result": None,
+    }
+    return sound | changes
+
+
+def test_a_checksum_is_the_crc_32_of_uid_and_payload() -> None:
+    # The value that `python -c "import zlib; print(zlib.crc32(b'u-1\0{}'))"` gives.
+    assert checksum("u-1", "{}") == 0x7994E41C
+
+
+@pytest.mark.parametrize("changes", [{}, {"checksum": None}, {"keep_result": 60.0}])
+def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
+    assert damage_of(row(**changes)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"payload": PAYLOAD.replace("1", "3")}, "not the one that was stored"),
+        ({"uid": "u-3"}, "not the one that was stored"),
+        ({"checksum": 5}, "not the one that was stored"),
+        ({"payload": b"{}"}, "not a text"),
+        ({"payload": 5}, "not a text"),
+        ({"uid": None}, "not a text"),
+        ({"tentativas": "1"}, "its tentativas is not a whole number"),
+        ({"fence": None}, "its fence is not a whole number"),
+        ({"keep_result": "long"}, "its keep_result is not a number"),
+    ],
+)
+def test_what_is_damaged_in_a_row_is_named(changes: dict[str, Any], said: str) -> None:
+    damaged = row(**changes)
+    assert said in str(damage_of(damaged))
+    readable = without_damage(damaged)
+    assert readable["payload"] == "{}"
+    assert all(isinstance(readable[name], int) for name in ("id", "tentativas", "fence"))
