@@ -330,10 +330,13 @@ class Queue:
         """Tell how the queue is: counts of jobs, limits and health.
 
         `pending` includes the `scheduled`, which are not due yet; `completed` counts since the
-        queue was made.
+        queue was made. Jobs in `unavailable_shards`, which cannot be read, are not counted.
         """
-        return _counts_of(self.services) | {
+        unavailable = self.services.inspection.unavailable()
+        serving = set(self.services.store.shard_ids) - set(unavailable)
+        return _counts_of(self.services, serving) | {
             "num_shards": self.num_shards,
+            "unavailable_shards": unavailable,
             "rate_limit": self.rate_limiter.rate_limit,
             "max_retries": self.max_retries,
             "circuit_state": str(self.circuit_breaker.state),
@@ -345,8 +348,9 @@ class Queue:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the circuit is not open."""
-        return self.circuit_breaker.state is not CircuitState.OPEN
+        """Whether the circuit is not open, and all shards can be read."""
+        is_open = self.circuit_breaker.state is CircuitState.OPEN
+        return not is_open and not self.services.inspection.unavailable()
 
     def on(self, event: str, callback: Callback) -> Self:
         """Call `callback` whenever an event happens in this process, once it is stored.
@@ -394,7 +398,7 @@ class ShardManager:
     def get_stats(self, shard_id: int) -> dict[str, int]:
         """Count the jobs of a shard by state."""
         checks.identity("shard_id", shard_id)
-        return _counts_of(self._services, shard_id)
+        return _counts_of(self._services, [shard_id])
 
     def retry_job(self, shard_id: int, job_id: int) -> bool:
         """Give a failed job a fresh budget of attempts; False when it is not a failed one."""
@@ -421,9 +425,9 @@ def _statuses(status: str | None) -> Collection[JobStatus]:
     return tuple(JobStatus) if status is None else (JobStatus(status),)
 
 
-def _counts_of(services: Services, shard_id: int | None = None) -> dict[str, int]:
-    counts = services.inspection.counts(shard_id)
-    completed = services.inspection.totals(shard_id).processed
+def _counts_of(services: Services, shard_ids: Collection[int]) -> dict[str, int]:
+    counts = services.inspection.counts(shard_ids)
+    completed = services.inspection.totals(shard_ids).processed
     return asdict(counts) | {
         "pending": counts.pending + counts.scheduled,
         "completed": completed,

@@ -225,16 +225,27 @@ def test_a_shard_file_that_is_gone_is_an_error_and_is_not_made_anew(
     make_queue(shards=2).close()
     (data_dir / "shard_1.db").unlink()
     with pytest.raises(ShardMissingError, match="shard 1"):
-        make_queue()
+        make_queue().enqueue({}, pagina_id=1)
     assert not (data_dir / "shard_1.db").exists()
 
 
-def test_a_damaged_shard_is_named(make_queue: MakeQueue, data_dir: Path) -> None:
+def test_the_queue_goes_on_without_a_damaged_shard_and_says_so(
+    make_queue: MakeQueue, data_dir: Path
+) -> None:
     make_queue(shards=3).close()
     (data_dir / "shard_1.db").write_bytes(b"no database " * 1000)
+    queue = make_queue()
     with pytest.raises(ShardDamagedError, match="shard 1") as raised:
-        make_queue()
+        queue.enqueue({}, pagina_id=1)
     assert raised.value.shard_id == 1
+    for _ in range(20):
+        queue.enqueue({})
+    while job := queue.pop_job("w"):
+        assert queue.complete_job(job.id, job.shard_id)
+    stats = queue.get_stats()
+    assert (stats["completed"], stats["unavailable_shards"]) == (20, [1])
+    assert not stats["is_healthy"]
+    assert not queue.is_healthy
 
 
 def test_a_shard_file_that_was_empty_counts_its_jobs(data_dir: Path, make_queue: MakeQueue) -> None:
@@ -984,6 +995,7 @@ def test_stats_tell_all_that_the_contract_names_and_more(make_queue: MakeQueue) 
         "failed": 0,
         "completed": 0,
         "num_shards": 2,
+        "unavailable_shards": [],
         "rate_limit": 50,
         "max_retries": 1,
         "circuit_state": "closed",

@@ -12,6 +12,7 @@ _METRICS = {
     "failed": "Failed",
     "completed": "Completed",
     "num_shards": "Shards",
+    "unavailable_shards": "  of these unavailable",
     "circuit_state": "Circuit State (this process)",
     "tokens_available": "Tokens Available (this process)",
 }
@@ -38,5 +39,7 @@ def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
     output.table(("Metric", "Value"), rows)
 
 
-def _told(value: str | float) -> str:
+def _told(value: str | float | list[int]) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     return value if isinstance(value, str) else output.number(value)

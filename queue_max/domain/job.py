@@ -118,6 +118,11 @@ class NewJob:
     keep_result: float | None = None
     """Seconds for which the job is kept with its result once it is done."""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it belongs to one shard; else any will do."""
+        return self.pagina_id is not None or self.unique_key is not None
+
 
 def _with_old_names(init: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let a constructor take the names that fields had in the 0.1 and 0.2 API."""

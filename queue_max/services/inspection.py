@@ -3,14 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from queue_max import checks
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
-from queue_max.exceptions import JobFailedError, JobNotFoundError, ResultNotKeptError
+from queue_max.exceptions import JobFailedError, JobNotFoundError, ResultNotKeptError, ShardError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
@@ -25,23 +25,27 @@ class InspectionService:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def counts(self, shard_id: int | None = None) -> Counts:
-        """Count the jobs by state, of all shards or of one."""
+    def counts(self, shard_ids: Iterable[int] | None = None) -> Counts:
+        """Count the jobs by state, of all shards or of some."""
         total = Counts()
-        for each in self._store.chosen(shard_id):
+        for each in self._store.shard_ids if shard_ids is None else shard_ids:
             with self._store.reading(each) as unit:
                 total += unit.job_lists.counts()
         return total
 
-    def totals(self, shard_id: int | None = None) -> Totals:
-        """Count the jobs that ended since the queue was made."""
+    def totals(self, shard_ids: Iterable[int] | None = None) -> Totals:
+        """Count the jobs that ended since the queue was made, in all shards or in some."""
         processed = failed = 0
-        for each in self._store.chosen(shard_id):
+        for each in self._store.shard_ids if shard_ids is None else shard_ids:
             with self._store.reading(each) as unit:
                 totals = unit.metadata.totals()
                 processed += totals.processed
                 failed += totals.failed
         return Totals(processed, failed)
+
+    def unavailable(self) -> list[int]:
+        """Name the shards that cannot be read."""
+        return [each for each in self._store.shard_ids if not self._can_be_read(each)]
 
     def jobs(
         self, statuses: Collection[JobStatus], limit: int | None, shard_id: int | None = None
@@ -113,6 +117,14 @@ class InspectionService:
                 return False
             time.sleep(min(pause, left))
             pause = min(pause * 2, longest)
+        return True
+
+    def _can_be_read(self, shard_id: int) -> bool:
+        try:
+            with self._store.reading(shard_id) as unit:
+                unit.metadata.totals()
+        except ShardError:
+            return False
         return True
 
     def _most_likely(self, job: JobRef) -> Iterator[int]:

@@ -11,7 +11,7 @@ from queue_max.domain.events import Events
 from queue_max.domain.job import JobHandle, NewJob
 from queue_max.domain.jobfile import Format, read_jobs
 from queue_max.domain.payload import check_job
-from queue_max.domain.routing import shard_for
+from queue_max.domain.routing import scan_order, shard_for
 from queue_max.exceptions import (
     InvalidJobError,
     PartialBatchError,
@@ -26,6 +26,14 @@ BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
 
 _FIELDS = frozenset(inspect.signature(check_job).parameters)
+
+
+class _InDoubtError(Exception):
+    """A commit failed, and may have been done: stored in another shard, jobs could run twice."""
+
+    def __init__(self, error: ShardError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class IntakeService:
@@ -125,21 +133,51 @@ class IntakeService:
     def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], QueueError | None]:
         """Store jobs, a transaction a shard; gives the handles, and the error of one, if any."""
         count = len(self._store.shard_ids)
-        by_shard: dict[int, list[NewJob]] = defaultdict(list)
+        parts: dict[tuple[int, bool], list[NewJob]] = defaultdict(list)
         for job in new:
-            by_shard[shard_for(job.pagina_id, count, self._rng, job.unique_key)].append(job)
+            shard_id = shard_for(job.pagina_id, count, self._rng, job.unique_key)
+            parts[shard_id, job.is_bound].append(job)
         handles: dict[str, JobHandle] = {}
         refusal: QueueError | None = None
-        for shard_id, part in by_shard.items():
+        for (shard_id, is_bound), part in parts.items():
             try:
-                with self._store.writing(shard_id) as unit:
-                    stored = _add(unit, part)
+                stored = self._store_part(shard_id, part, is_bound=is_bound)
+            except _InDoubtError as doubt:
+                refusal = doubt.error
+                continue
             except (ShardError, QueueClosedError) as error:
                 refusal = error
                 continue
             handles |= stored
             self._tell([handle for handle in stored.values() if handle.created])
         return [handles[job.uid] for job in new if job.uid in handles], refusal
+
+    def _store_part(
+        self, chosen: int, part: Sequence[NewJob], *, is_bound: bool
+    ) -> dict[str, JobHandle]:
+        """Store jobs in the chosen shard; those that are not bound to it go round it if need be."""
+
+        def store(shard_id: int, wait: float | None = None) -> dict[str, JobHandle]:
+            is_written = False
+            try:
+                with self._store.writing(shard_id, wait) as unit:
+                    stored = _add(unit, part)
+                    is_written = True
+            except ShardError as error:
+                if is_written:
+                    raise _InDoubtError(error) from error
+                raise
+            return stored
+
+        if is_bound:
+            return store(chosen)
+        others = [each for each in scan_order(self._store.shard_ids, self._rng) if each != chosen]
+        refusals = []
+        for _shard_id, outcome in self._store.visit([chosen, *others], store):
+            if not isinstance(outcome, ShardError):
+                return outcome
+            refusals.append(outcome)
+        raise refusals[0]
 
     def _tell(self, stored: Sequence[JobHandle]) -> None:
         for handle in stored:

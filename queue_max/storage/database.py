@@ -20,6 +20,8 @@ class Database(ABC):
         self.url = url
         self.shard_id = shard_id
         """None for the control database."""
+        self.fault: ShardError | None = None
+        """Why it is set aside: whoever wants to work with it gets this error."""
 
     @property
     def label(self) -> str:
@@ -57,11 +59,13 @@ class Database(ABC):
     @contextmanager
     def _speaking_of_shards(self) -> Iterator[None]:
         """Turn errors of the driver and the pool into ours; all others pass untouched."""
+        if self.fault is not None:
+            raise type(self.fault)(self.shard_id, self.fault.what)
         try:
             yield
         except DBAPIError as error:
             raise self._translate(error) from error
-        except UnreadableValueError as error:
-            raise ShardDamagedError(self.shard_id, f"a row cannot be read: {error}") from error
+        except (UnreadableValueError, UnicodeDecodeError) as error:
+            raise ShardDamagedError(self.shard_id, f"it cannot be read: {error}") from error
         except PoolTimeout as error:
             raise ShardBusyError(self.shard_id, "all its connections are in use") from error

@@ -5,10 +5,11 @@ file which is missing later is known to be missing, and is never made anew in si
 mirrors the directory's identity and size, so that the map can be made anew from the shards.
 """
 
+import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from queue_max.exceptions import (
     ConfigurationError,
     QueueNotFoundError,
     SchemaError,
+    ShardBusyError,
     ShardDamagedError,
     ShardError,
 )
@@ -31,6 +33,8 @@ from queue_max.storage.schema import directory, shard_map, shard_metadata
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 DEFAULT_SHARDS = 6
+
+logger = logging.getLogger(__name__)
 
 _SHARD_FILE = re.compile(r"shard_(\d+)\.db")
 
@@ -78,28 +82,41 @@ class Directory:
     def open(self, shards: int | None, *, auto_migrate: bool = True) -> Sequence[SqliteDatabase]:
         """Open all shards; make them, or bring them up to date, unless told not to.
 
-        `shards` is None for the number that is stored (6 for a new queue). Raises
-        ConfigurationError when another number is stored, SchemaError when `auto_migrate` is
-        off and something is to be done, ShardMissingError when a file is gone.
+        `shards` is None for the number that is stored (6 for a new queue). A shard that is
+        damaged, missing or a stranger's is set aside, as its `fault` tells; its error is raised
+        if it is so with all, or while the queue is being made. Raises ConfigurationError when
+        another number is stored, and SchemaError when `auto_migrate` is off and something is to
+        be done.
         """
-        if auto_migrate:
-            for _database, error in self.upgrade(shards):
-                if error is not None:
-                    raise error
+        for database, error in self.upgrade(shards) if auto_migrate else ():
+            if error is not None:
+                _set_aside(database, error)
         remedy = f"run `queue-max db upgrade --data-dir {self.path}`"
         if not self._control.path.exists():
             raise SchemaError(None, f"{self._control.path} has not been made; {remedy}")
         migrations.require(self._control, CONTROL, remedy)
         entries = self._entries()
-        if not entries or any(entry.is_new for entry in entries):
-            raise SchemaError(None, f"its shards have not all been made; {remedy}")
-        self._refuse_another_count(entries, shards)
         opened = [self._database(entry) for entry in entries]
+        if not entries or any(entry.is_new for entry in entries):
+            unmade = SchemaError(None, f"its shards have not all been made; {remedy}")
+            raise next(iter(_faults(opened)), unmade)
+        self._refuse_another_count(entries, shards)
         for database in opened:
+            self._examine(database, remedy)
+        if len(faults := _faults(opened)) == len(opened):
+            raise faults[0]
+        return opened
+
+    def _examine(self, database: SqliteDatabase, remedy: str) -> None:
+        """Get a shard ready for work, or set it aside."""
+        if database.fault is not None:
+            return
+        try:
             migrations.require(database, SHARD, remedy)
             self._refuse_foreign(database)
             database.use_wal()  # a copy that was brought back has lost it
-        return opened
+        except ShardError as error:
+            _set_aside(database, error)
 
     def upgrade(
         self, shards: int | None = None
@@ -250,6 +267,8 @@ class Directory:
 
     def _read_entries(self, connection: Connection) -> list[Entry]:
         rows = connection.execute(select(shard_map).order_by(shard_map.c.shard_id)).all()
+        if not all(isinstance(row.location, str) for row in rows):
+            raise ShardDamagedError(None, f"{self._control.path} does not say where its shards are")
         return [Entry(row.shard_id, self.path / row.location, bool(row.is_new)) for row in rows]
 
     def _identity(self, connection: Connection) -> tuple[str, int]:
@@ -293,6 +312,18 @@ class Directory:
                 f"shards={shards}: {self.path} holds {len(entries)} shards. Leave the number out "
                 f"(NUM_SHARDS too) or say {len(entries)}; another number would strand their jobs"
             )
+
+
+def _set_aside(database: Database, error: ShardError) -> None:
+    """Let the others go on without a shard; unless it has just to be waited for, or migrated."""
+    if isinstance(error, ShardBusyError | SchemaError):
+        raise error
+    logger.error("going on without it: %s", error)
+    database.fault = error
+
+
+def _faults(databases: Iterable[Database]) -> list[ShardError]:
+    return [each.fault for each in databases if each.fault is not None]
 
 
 def _restrict(path: Path) -> None:

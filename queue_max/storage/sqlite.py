@@ -1,5 +1,6 @@
 """Databases that are SQLite files: pragmas, whose turn it is to write, and upkeep."""
 
+import logging
 import os
 import random
 import threading
@@ -33,6 +34,11 @@ from queue_max.storage.database import Database
 _BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
 
 _CONNECTIONS = 3  # one writes, two read
+
+# The pool logs the traceback of a Ctrl-C that comes while it takes a connection back, which harms
+# nobody: that one is opened anew.
+_POOL = "queue-max"
+logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL}").disabled = True
 
 # Where a bit has flipped, a text is no UTF-8 any more; it must not keep all others from being read.
 _decode = methodcaller("decode", "utf-8", "backslashreplace")
@@ -290,6 +296,7 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
         pool_timeout=options.busy_timeout_ms / 1000,
         # Payloads are nobody's business in a log.
         hide_parameters=True,
+        pool_logging_name=_POOL,
     )
 
     @event.listens_for(engine, "invalidate")

@@ -52,6 +52,7 @@ def test_a_table_counts_the_jobs(cli: Cli, mixed_queue: Queue) -> None:
         ("Failed", "1"),
         ("Completed", "1"),
         ("Shards", "2"),
+        ("of these unavailable", "none"),
         ("Circuit State (this process)", "closed"),
         ("Tokens Available (this process)", "160.0"),
     ]

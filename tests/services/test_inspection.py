@@ -30,8 +30,8 @@ def test_counts_are_those_of_all_shards_or_of_one(
     start(shard_id=1)
     add(2, shard_id=0)
     add(3, shard_id=1)
-    assert inspection.counts(0) == Counts(pending=2, scheduled=1, processing=0, failed=0)
-    assert inspection.counts(1) == Counts(pending=3, scheduled=0, processing=1, failed=1)
+    assert inspection.counts([0]) == Counts(pending=2, scheduled=1, processing=0, failed=0)
+    assert inspection.counts([1]) == Counts(pending=3, scheduled=0, processing=1, failed=1)
     assert inspection.counts() == Counts(pending=5, scheduled=1, processing=1, failed=1)
 
 
@@ -46,8 +46,8 @@ def test_totals_are_those_of_all_shards_or_of_one(
     settlement.complete(start(shard_id=1).id, 1)
     settlement.complete(start(shard_id=1).id, 1)
     retry.settle(start(shard_id=0).id, 0, "never", permanent=True)
-    assert inspection.totals(0) == Totals(processed=1, failed=1)
-    assert inspection.totals(1) == Totals(processed=2, failed=0)
+    assert inspection.totals([0]) == Totals(processed=1, failed=1)
+    assert inspection.totals([1]) == Totals(processed=2, failed=0)
     assert inspection.totals() == Totals(processed=3, failed=1)
 
 
@@ -62,12 +62,12 @@ def test_a_shard_that_cannot_be_read_is_not_counted_as_empty(
         inspection.totals()
     with pytest.raises(ShardDamagedError):
         inspection.jobs(tuple(JobStatus), 10)
-    assert inspection.counts(0) == Counts()
+    assert inspection.counts([0]) == Counts()
 
 
 def test_a_shard_that_does_not_exist_is_an_error(inspection: InspectionService) -> None:
     with pytest.raises(ShardNotFoundError):
-        inspection.counts(99)
+        inspection.counts([99])
 
 
 # Lists

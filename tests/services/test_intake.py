@@ -1,6 +1,6 @@
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from queue_max.exceptions import (
     ShardDamagedError,
     ShardError,
 )
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 
@@ -239,6 +239,58 @@ def test_the_events_of_a_batch_come_after_its_commit(
     )
     handles = intake.submit_many(numbered(range(3)))
     assert seen == [(handle["id"], 3) for handle in handles]
+
+
+@two_shards
+def test_jobs_that_belong_to_no_shard_go_round_one_that_cannot_serve(
+    intake: IntakeService, damage: Callable[[int], None]
+) -> None:
+    damage(0)
+    handles = [intake.submit({"payload": {}}) for _ in range(8)]
+    handles += intake.submit_many(numbered(range(8)))
+    assert {handle["shard_id"] for handle in handles} == {1}
+
+
+@two_shards
+def test_jobs_that_belong_to_no_shard_do_not_wait_for_one_that_is_locked(
+    intake: IntakeService, locked: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with locked(1):  # for the full busy timeout, if it were waited for
+        handles = [intake.submit({"payload": {}}) for _ in range(8)]
+    assert {handle["shard_id"] for handle in handles} == {0}
+
+
+@two_shards
+@impatient
+def test_where_no_shard_serves_the_error_is_that_of_the_first_that_was_tried(
+    intake: IntakeService,
+    damage: Callable[[int], None],
+    locked: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    damage(0)
+    with locked(1), pytest.raises(ShardError):
+        intake.submit({"payload": {}})
+
+
+@two_shards
+def test_a_job_whose_commit_is_in_doubt_is_not_stored_in_another_shard(
+    intake: IntakeService,
+    store: Store,
+    inspection: InspectionService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writing = store.writing
+
+    @contextmanager
+    def failing_commit(shard_id: int, wait: float | None = None) -> Iterator[UnitOfWork]:
+        with writing(shard_id, wait) as unit:
+            yield unit
+        raise ShardError(shard_id, "disk I/O error")
+
+    monkeypatch.setattr(store, "writing", failing_commit)
+    with pytest.raises(ShardError, match="disk I/O error"):
+        intake.submit({"payload": {}})
+    assert inspection.counts().pending == 1
 
 
 @two_shards

@@ -314,7 +314,7 @@ def test_a_shard_that_refuses_is_told_once_all_others_are_done(
     damage(1)
     with pytest.raises(ShardDamagedError, match="shard 0"):
         delete(retention)
-    assert inspection.counts(2).failed == 0
+    assert inspection.counts([2]).failed == 0
 
 
 @pytest.mark.parametrize("shard_count", [2])
@@ -333,7 +333,7 @@ def test_a_shard_that_is_locked_comes_last(
     end(8, shard_id=1)
     with locked(0), pytest.raises(ShardBusyError, match="shard 0"):
         delete(retention)
-    assert [inspection.counts(shard_id).failed for shard_id in range(2)] == [1, 0]
+    assert [inspection.counts([shard_id]).failed for shard_id in range(2)] == [1, 0]
 
 
 def test_what_was_deleted_before_a_shard_was_locked_counts(

@@ -50,6 +50,12 @@ def identity(directory: Directory) -> str:
         return str(connection.execute(select(directory_table.c.id)).scalar_one())
 
 
+def set_aside(directory: Directory, *, auto_migrate: bool = True) -> dict[int | None, ShardError]:
+    """Open a directory; gives the shards that it goes on without, and why."""
+    opened = directory.open(None, auto_migrate=auto_migrate)
+    return {each.shard_id: each.fault for each in opened if each.fault is not None}
+
+
 @pytest.fixture
 def three_shards(open_directory: OpenDirectory, data_dir: Path) -> Path:
     """A directory of three shards that is closed."""
@@ -209,10 +215,10 @@ def test_a_shard_that_is_gone_is_missed_and_not_made_anew(
 ) -> None:
     (three_shards / f"shard_{missing}.db").unlink()
 
-    with pytest.raises(ShardMissingError) as caught:
-        open_directory().open(None, auto_migrate=auto_migrate)
+    [(shard_id, fault)] = set_aside(open_directory(), auto_migrate=auto_migrate).items()
 
-    assert caught.value.shard_id == missing
+    assert shard_id == missing
+    assert isinstance(fault, ShardMissingError)
     assert not (three_shards / f"shard_{missing}.db").exists()
 
 
@@ -222,8 +228,32 @@ def test_a_shard_that_is_gone_is_missed_by_the_queue_too(
     make_queue(shards=3).close()
     (data_dir / "shard_1.db").unlink()
 
+    queue = make_queue()
+
     with pytest.raises(ShardMissingError, match="shard 1"):
-        make_queue()
+        queue.enqueue({}, pagina_id=1)
+    assert queue.enqueue({}, pagina_id=2)["shard_id"] == 2
+
+
+def test_where_no_shard_can_serve_none_is_opened(
+    three_shards: Path, open_directory: OpenDirectory
+) -> None:
+    for number in range(3):
+        (three_shards / f"shard_{number}.db").unlink()
+    with pytest.raises(ShardMissingError, match="shard 0"):
+        open_directory().open(None)
+
+
+def test_a_shard_that_is_set_aside_refuses_all_work_and_says_why(
+    three_shards: Path, open_directory: OpenDirectory
+) -> None:
+    (three_shards / "shard_1.db").write_bytes(b"garbage" * 1000)
+    damaged = open_directory().open(None)[1]
+    for _ in range(2):
+        with pytest.raises(ShardDamagedError, match=r"shard 1.*is damaged"), damaged.reading():
+            pass
+        with pytest.raises(ShardDamagedError, match=r"shard 1.*is damaged"), damaged.writing():
+            pass
 
 
 def test_a_shard_that_was_brought_back_is_accepted(
@@ -231,11 +261,10 @@ def test_a_shard_that_was_brought_back_is_accepted(
 ) -> None:
     away = three_shards.parent / "away.db"
     (three_shards / "shard_2.db").rename(away)
-    with pytest.raises(ShardMissingError):
-        open_directory().open(None)
+    assert list(set_aside(open_directory())) == [2]
     away.rename(three_shards / "shard_2.db")
 
-    assert len(open_directory().open(None)) == 3
+    assert set_aside(open_directory()) == {}
 
 
 def test_a_shard_that_was_brought_back_from_a_copy_lets_readers_and_writers_work_as_before(
@@ -260,15 +289,16 @@ def test_a_shard_that_was_emptied_is_not_taken_for_a_new_one(
         make_queue()
 
 
-def test_a_damaged_shard_is_refused_as_such(
-    three_shards: Path, open_directory: OpenDirectory
+def test_a_damaged_shard_is_set_aside_as_such_and_said(
+    three_shards: Path, open_directory: OpenDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     (three_shards / "shard_1.db").write_bytes(b"garbage" * 1000)
 
-    with pytest.raises(ShardDamagedError) as caught:
-        open_directory().open(None)
+    [(shard_id, fault)] = set_aside(open_directory()).items()
 
-    assert caught.value.shard_id == 1
+    assert shard_id == 1
+    assert isinstance(fault, ShardDamagedError)
+    assert [record.getMessage() for record in caplog.records] == [f"going on without it: {fault}"]
 
 
 def test_a_damaged_control_database_is_refused_as_such(
@@ -318,10 +348,10 @@ def test_a_shard_of_another_queue_is_refused(
     other.close()
     shutil.copy(tmp_path / "other" / "shard_1.db", three_shards / "shard_1.db")
 
-    with pytest.raises(ShardError, match="belongs to another queue") as caught:
-        open_directory().open(None, auto_migrate=auto_migrate)
+    [(shard_id, fault)] = set_aside(open_directory(), auto_migrate=auto_migrate).items()
 
-    assert caught.value.shard_id == 1
+    assert shard_id == 1
+    assert "belongs to another queue" in str(fault)
 
 
 def test_a_shard_in_the_place_of_another_of_the_same_queue_is_refused(
@@ -329,10 +359,7 @@ def test_a_shard_in_the_place_of_another_of_the_same_queue_is_refused(
 ) -> None:
     shutil.copy(three_shards / "shard_0.db", three_shards / "shard_1.db")
 
-    with pytest.raises(ShardError) as caught:
-        open_directory().open(None)
-
-    assert caught.value.shard_id == 1
+    assert list(set_aside(open_directory())) == [1]
 
 
 def test_a_file_of_a_stranger_is_refused_and_not_touched(
@@ -413,10 +440,7 @@ def test_a_shard_that_is_gone_is_missed_even_when_the_control_database_is_lost(
     (three_shards / "control.db").unlink()
     (three_shards / f"shard_{missing}.db").unlink()
 
-    with pytest.raises(ShardMissingError) as caught:
-        open_directory().open(None)
-
-    assert caught.value.shard_id == missing
+    assert list(set_aside(open_directory())) == [missing]
     assert not (three_shards / f"shard_{missing}.db").exists()
 
 
@@ -506,8 +530,7 @@ def test_a_shard_that_the_map_takes_for_new_is_not_used_until_that_is_settled(
     directory.open(None)
     directory.close()
     (three_shards / "shard_0.db").unlink()
-    with pytest.raises(ShardMissingError):
-        open_directory().open(None)
+    assert list(set_aside(open_directory())) == [0]
 
 
 @pytest.mark.parametrize("step", [migrations.adopt, migrations.upgrade])
