@@ -107,7 +107,7 @@ def build(
         directory.close()
 
     try:
-        return _wire(settings, store, Presence(directory.path), retry_policy, close)
+        return _wire(settings, store, directory, retry_policy, close)
     except BaseException:
         close()
         raise
@@ -116,7 +116,7 @@ def build(
 def _wire(
     settings: Settings,
     store: Store,
-    presence: Presence,
+    directory: Directory,
     retry_policy: RetryPolicy,
     close: Callable[[], None],
 ) -> Services:
@@ -128,6 +128,7 @@ def _wire(
     dead_letters = DeadLetterService(store, settings.max_retries)
     retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
+    presence = Presence(directory.path)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
@@ -136,7 +137,7 @@ def _wire(
         breaker=breaker,
         events=events,
         admission=admission,
-        intake=IntakeService(store, events, alarm, rng, settings.max_retries),
+        intake=IntakeService(store, events, alarm, directory.room, rng, settings.max_retries),
         dispatch=DispatchService(store, retry, admission, rng),
         leases=LeaseService(store, presence),
         presence=presence,

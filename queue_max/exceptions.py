@@ -11,6 +11,7 @@ QueueError
 │   ├── ShardDamagedError           its file is not a sound database
 │   ├── ShardMissingError           its file is gone
 │   ├── ShardNotFoundError          no shard has that number (also a LookupError)
+│   ├── QueueFullError              the disk has no room for it
 │   ├── PartialBatchError           it refused its part of a batch (carries total, stored)
 │   └── SchemaError                 its tables are older or newer than this code
 ├── JobNotFoundError            no such job
@@ -90,6 +91,13 @@ class ShardDamagedError(ShardError):
 
 class ShardMissingError(ShardError):
     """The shard's file should exist and does not."""
+
+
+class QueueFullError(ShardError):
+    """The disk has no room for more; `shard_id` is None when no shard was asked."""
+
+    def _where(self, shard_id: int | None) -> str:
+        return "" if shard_id is None else super()._where(shard_id)
 
 
 class ShardNotFoundError(ShardError, LookupError):

@@ -36,6 +36,8 @@ ONE_OF_EACH = [
     exceptions.ShardDamagedError(3, "no"),
     exceptions.ShardMissingError(3, "no"),
     exceptions.ShardNotFoundError(3, "no"),
+    exceptions.QueueFullError(3, "no"),
+    exceptions.QueueFullError(None, "no"),
     exceptions.PartialBatchError(exceptions.ShardError(3, "no"), 1, [JobHandle(7, 2, "abc")]),
     exceptions.PartialBatchError(exceptions.ShardError(3, "no"), 7),
     exceptions.SchemaError(3, "no"),
@@ -162,6 +164,11 @@ def test_a_partial_batch_carries_the_handles_of_what_is_stored() -> None:
 def test_a_partial_batch_that_no_shard_refused_names_none() -> None:
     error = exceptions.PartialBatchError(exceptions.QueueClosedError(), 1)
     assert str(error) == "the queue has been closed; open a new one; 1 other jobs are stored"
+
+
+def test_a_full_disk_is_no_fault_of_the_control_database() -> None:
+    assert str(exceptions.QueueFullError(None, "no room")) == "no room"
+    assert str(exceptions.QueueFullError(3, "no room")) == "shard 3: no room"
 
 
 def test_a_lost_lease_names_job_shard_and_fence() -> None:

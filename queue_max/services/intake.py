@@ -21,6 +21,7 @@ from queue_max.exceptions import (
 )
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.storage.room import Room
 
 BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
@@ -44,12 +45,14 @@ class IntakeService:
         store: Store,
         events: Events,
         alarm: BacklogAlarm,
+        room: Room,
         rng: random.Random,
         max_retries: int,
     ) -> None:
         self._store = store
         self._events = events
         self._alarm = alarm
+        self._room = room
         self._rng = rng
         self._max_retries = max_retries
 
@@ -132,6 +135,7 @@ class IntakeService:
 
     def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], QueueError | None]:
         """Store jobs, a transaction a shard; gives the handles, and the error of one, if any."""
+        self._room.require()
         count = len(self._store.shard_ids)
         parts: dict[tuple[int, bool], list[NewJob]] = defaultdict(list)
         for job in new:

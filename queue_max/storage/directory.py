@@ -26,9 +26,10 @@ from queue_max.exceptions import (
     ShardDamagedError,
     ShardError,
 )
-from queue_max.storage import migrations
+from queue_max.storage import filesystem, migrations
 from queue_max.storage.database import Database
 from queue_max.storage.migrations import CONTROL, SHARD, History
+from queue_max.storage.room import Room
 from queue_max.storage.schema import directory, shard_map, shard_metadata
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
@@ -72,6 +73,7 @@ class Directory:
         self._control = SqliteDatabase(
             self.path / "control.db", None, replace(options, full_sync=True)
         )
+        self.room = Room(self.path)
         self._shards: dict[int, SqliteDatabase] = {}
 
     def exists(self) -> bool:
@@ -85,9 +87,10 @@ class Directory:
         `shards` is None for the number that is stored (6 for a new queue). A shard that is
         damaged, missing or a stranger's is set aside, as its `fault` tells; its error is raised
         if it is so with all, or while the queue is being made. Raises ConfigurationError when
-        another number is stored, and SchemaError when `auto_migrate` is off and something is to
-        be done.
+        another number is stored or the folder is not on a local disk, and SchemaError when
+        `auto_migrate` is off and something is to be done.
         """
+        self._refuse_network()
         for database, error in self.upgrade(shards) if auto_migrate else ():
             if error is not None:
                 _set_aside(database, error)
@@ -105,6 +108,7 @@ class Directory:
             self._examine(database, remedy)
         if len(faults := _faults(opened)) == len(opened):
             raise faults[0]
+        self.room.keep_reserve()
         return opened
 
     def _examine(self, database: SqliteDatabase, remedy: str) -> None:
@@ -159,6 +163,14 @@ class Directory:
             _make_file(self._control.path)
         self._control.use_wal()
         migrations.upgrade(self._control, CONTROL, self.backups)
+
+    def _refuse_network(self) -> None:
+        kind = filesystem.kind_of(self.path)
+        if filesystem.is_over_a_network(kind):
+            raise ConfigurationError(
+                f"DATA_DIR={self.path}: lies on a network file system ({kind}), where SQLite "
+                "loses data. Choose a folder on a local disk"
+            )
 
     @contextmanager
     def _os_errors(self) -> Iterator[None]:
@@ -246,7 +258,9 @@ class Directory:
     def _database(self, entry: Entry) -> SqliteDatabase:
         number = entry.shard_id
         if number not in self._shards:
-            self._shards[number] = SqliteDatabase(entry.path, number, self._options)
+            self._shards[number] = SqliteDatabase(
+                entry.path, number, self._options, self.room.give_up_reserve
+            )
         return self._shards[number]
 
     def _files(self) -> list[int]:

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 from queue_max.domain.clock import utc_now
 from queue_max.exceptions import (
     ConfigurationError,
+    QueueFullError,
     ShardBusyError,
     ShardDamagedError,
     ShardError,
@@ -31,7 +32,7 @@ from queue_max.storage import driver
 from queue_max.storage.database import Database
 
 # Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
-_BUSY, _LOCKED, _CORRUPT, _CANTOPEN, _NOTADB = 5, 6, 11, 14, 26
+_BUSY, _LOCKED, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 11, 13, 14, 26
 
 _CONNECTIONS = 3  # one writes, two read
 
@@ -85,10 +86,17 @@ class SqliteOptions:
 class SqliteDatabase(Database):
     """One file: all threads of the process share one writing and two reading connections."""
 
-    def __init__(self, path: Path, shard_id: int | None, options: SqliteOptions) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shard_id: int | None,
+        options: SqliteOptions,
+        on_full: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(URL.create("sqlite", database=str(path)), shard_id)
         self.path = path
         self._options = options
+        self._on_full = on_full
         self._busy_timeout = options.busy_timeout_ms / 1000
         self.open_anew()
         close_at_fork(self)
@@ -260,6 +268,9 @@ class SqliteDatabase(Database):
         code = _primary_code(error)
         if code in {_BUSY, _LOCKED}:
             return ShardBusyError(self.shard_id, "another process has been writing for too long")
+        if code == _FULL:
+            self._on_full()
+            return QueueFullError(self.shard_id, f"there is no room for {self.path} to grow")
         if code in {_CORRUPT, _NOTADB}:
             return ShardDamagedError(self.shard_id, f"{self.path} is damaged: {error}")
         if code == _CANTOPEN and not self.path.exists():

@@ -33,6 +33,7 @@ from queue_max.services.settlement import SettlementService
 from queue_max.storage import driver
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
+from queue_max.storage.room import Room
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 SHARDS = range(2)
@@ -67,7 +68,7 @@ class World:
             events.on(name, partial(self._note, name))
         admission = Admission(RateLimiter(math.inf), CircuitBreaker(math.inf, 60.0))
         alarm = BacklogAlarm(store, events, 1_000)
-        self.intake = IntakeService(store, events, alarm, rng, MAX_RETRIES)
+        self.intake = IntakeService(store, events, alarm, Room(folder), rng, MAX_RETRIES)
         self.settlement = SettlementService(store, admission, events)
         self.dead_letters = DeadLetterService(store, MAX_RETRIES)
         self.retry = RetryService(store, RetryPolicy(), rng, self.dead_letters, admission, events)

@@ -35,6 +35,7 @@ from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
+from queue_max.storage.room import Room
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 MOST_SHARDS = 3
@@ -191,8 +192,15 @@ def alarm(store: Store, events: Events, alert_threshold: int, clock: FakeClock) 
 
 
 @pytest.fixture
-def intake(store: Store, events: Events, alarm: BacklogAlarm, rng: random.Random) -> IntakeService:
-    return IntakeService(store, events, alarm, rng, max_retries=3)
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+@pytest.fixture
+def intake(
+    store: Store, events: Events, alarm: BacklogAlarm, room: Room, rng: random.Random
+) -> IntakeService:
+    return IntakeService(store, events, alarm, room, rng, max_retries=3)
 
 
 @pytest.fixture
