@@ -19,7 +19,7 @@ from queue_max.exceptions import (
 from queue_max.queue import Queue
 from queue_max.settings import Settings, misspelt
 
-FAILURE, USAGE, DATABASE, NOT_FOUND, INTERRUPTED = 1, 2, 3, 4, 130
+FAILURE, USAGE, DATABASE, NOT_FOUND, UNHEALTHY, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -10,6 +10,7 @@ from queue_max.cli import output
 from queue_max.cli.base import FAILURE, INTERRUPTED, Commands, queue_options
 from queue_max.cli.db import db
 from queue_max.cli.dlq import dlq
+from queue_max.cli.health import doctor, health
 from queue_max.cli.jobs import enqueue, list_jobs, purge, retry
 from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
@@ -28,13 +29,13 @@ def commands(ctx: click.Context, /) -> None:
 
     Options of the queue may stand before the command or after it. Data goes to stdout, words to
     stderr. Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found,
-    130 interrupted.
+    5 unhealthy, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-for command in (stats, worker, enqueue, list_jobs, retry, purge, dlq, db):
+for command in (stats, worker, enqueue, list_jobs, retry, purge, dlq, health, doctor, db):
     commands.add_command(command)
 
 

@@ -1,6 +1,6 @@
 """The `fila` table as a whole: jobs counted, listed and deleted many at once."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
-from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs
+from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs, to_job
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -105,6 +105,12 @@ class JobListRepository:
             .order_by(jobs.c.id.desc())
             .limit(limit),
         )
+
+    def all(self) -> Iterator[Job]:
+        """Read all jobs, one after the other, by their ids."""
+        statement = select(*WHOLE_JOB).order_by(jobs.c.id)
+        for row in self._connection.execute(statement).yield_per(1000):
+            yield to_job(row, self._shard_id)
 
     def delete_ended_before(self, moment: datetime, limit: int) -> int:
         """Delete jobs that ended before that moment, but for those with a dead letter.

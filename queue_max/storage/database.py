@@ -1,7 +1,7 @@
 """One database, a shard or the control database, wherever it lies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
@@ -43,6 +43,13 @@ class Database(ABC):
     @abstractmethod
     def now(self, connection: Connection) -> datetime:
         """Read the clock that leases and schedules of this database go by."""
+
+    @abstractmethod
+    def check(self) -> Sequence[str]:
+        """Read all of the database; gives what is wrong with its structure, a few faults at most.
+
+        Raises ShardError when that is beyond reading.
+        """
 
     @abstractmethod
     def vacuum(self) -> None:

@@ -117,7 +117,7 @@ class Directory:
             return
         try:
             migrations.require(database, SHARD, remedy)
-            self._refuse_foreign(database)
+            self.refuse_foreign(database)
             database.use_wal()  # a copy that was brought back has lost it
         except ShardError as error:
             _set_aside(database, error)
@@ -151,6 +151,17 @@ class Directory:
         known = self._control.path.exists() and migrations.revision(self._control, CONTROL)
         entries = self._entries() if known else []
         return [self._database(entry) for entry in entries or self._found_entries()]
+
+    def refuse_foreign(self, database: Database) -> None:
+        """Raise ShardError for a shard that is not the one which belongs there."""
+        with self._control.reading() as connection:
+            identity, count = self._identity(connection)
+        if self._mirror(database) != Mirror(identity, count, database.shard_id):
+            raise ShardError(
+                database.shard_id,
+                f"{database.url.database} belongs to another queue, or to another place, than "
+                f"{self._control.path} says: was it copied from elsewhere?",
+            )
 
     def close(self) -> None:
         """Close all databases."""
@@ -309,16 +320,6 @@ class Directory:
                         shard_id=database.shard_id, created_at=database.now(connection), **mirror
                     )
                 )
-
-    def _refuse_foreign(self, database: Database) -> None:
-        with self._control.reading() as connection:
-            identity, count = self._identity(connection)
-        if self._mirror(database) != Mirror(identity, count, database.shard_id):
-            raise ShardError(
-                database.shard_id,
-                f"{database.url.database} belongs to another queue, or to another place, than "
-                f"{self._control.path} says: was it copied from elsewhere?",
-            )
 
     def _refuse_another_count(self, entries: Sequence[Entry], shards: int | None) -> None:
         if shards is not None and shards != len(entries):

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +33,8 @@ from queue_max.storage.database import Database
 
 # Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
 _BUSY, _LOCKED, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 11, 13, 14, 26
+
+_FAULTS = 5  # that a check names
 
 _CONNECTIONS = 3  # one writes, two read
 
@@ -135,6 +137,12 @@ class SqliteDatabase(Database):
     def now(self, connection: Connection) -> datetime:
         """Read the wall clock: on one host, all processes share it."""
         return utc_now()
+
+    def check(self) -> Sequence[str]:
+        """Compare tables and indexes, and read every page."""
+        with self._cursor() as cursor:
+            found = cursor.execute(f"PRAGMA integrity_check({_FAULTS})").fetchall()
+        return [fault for (fault,) in found if fault != "ok"]
 
     def vacuum(self) -> None:
         """Rebuild the file without the pages that are free; needs room for a second copy."""
