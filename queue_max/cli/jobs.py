@@ -1,4 +1,4 @@
-"""Commands on jobs: `enqueue`, `list`, `show`, `retry`, `purge`."""
+"""Commands on jobs: `enqueue`, `list`, `show`, `cancel`, `retry`, `purge`."""
 
 import json
 from collections.abc import Sequence
@@ -118,6 +118,22 @@ def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> Non
 
 
 @click.command()
+@click.argument("key")
+@queue_options
+@click.pass_context
+def cancel(ctx: click.Context, /, key: str) -> None:
+    """Cancel the job KEY, which waits or runs.
+
+    One that runs is not interrupted, but its outcome counts no more. KEY is as for `show`.
+    """
+    queue = open_queue(ctx)
+    job = queue.get_job(key)
+    if not queue.cancel(job):
+        raise Fault(f"Job {job.key} has ended already.")
+    click.echo(f"  Cancelled job {job.key}, which {_activity(job)}.")
+
+
+@click.command()
 @click.option("--shard", type=int, metavar="N", help="Only the jobs of this shard.")
 @click.option("--job-id", type=int, metavar="N", help="Only this job; needs --shard.")
 @queue_options
@@ -161,6 +177,10 @@ def _row(job: Job) -> tuple[object, ...]:
 
 def _attempts(job: Job) -> str:
     return f"{job.attempts}/{job.max_attempts}"
+
+
+def _activity(job: Job) -> str:
+    return "was running: its function is not interrupted" if job.is_processing else "was waiting"
 
 
 def _show_job(job: Job) -> None:

@@ -10,7 +10,7 @@ from queue_max.cli import output
 from queue_max.cli.base import FAILURE, INTERRUPTED, Commands, queue_options
 from queue_max.cli.db import db
 from queue_max.cli.dlq import dlq
-from queue_max.cli.jobs import enqueue, list_jobs, purge, retry, show
+from queue_max.cli.jobs import cancel, enqueue, list_jobs, purge, retry, show
 from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
 
@@ -34,7 +34,7 @@ def commands(ctx: click.Context, /) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (stats, worker, enqueue, list_jobs, show, retry, purge, dlq, db):
+for command in (stats, worker, enqueue, list_jobs, show, cancel, retry, purge, dlq, db):
     commands.add_command(command)
 
 

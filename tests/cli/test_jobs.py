@@ -415,18 +415,45 @@ def test_a_job_is_named_by_shard_and_id_too(cli: Cli, tried_twice: str) -> None:
     assert facts(cli("show", "1-1"))["Key"] == tried_twice
 
 
-@pytest.mark.parametrize("key", ["0-9999", "0-0198c0de-0000-7000-8000-000000000000", "9-1"])
-def test_a_job_that_does_not_exist_is_not_found(cli: Cli, queue: Queue, key: str) -> None:
-    result = cli("show", key)
-    assert (result.exit_code, result.stdout) == (4, "")
-    assert re.fullmatch("Error: .+\n", result.stderr)
+# cancel
 
 
-@pytest.mark.parametrize("key", ["", "17", "a-1"])
-def test_what_is_no_key_is_a_usage_error_that_names_it(cli: Cli, queue: Queue, key: str) -> None:
-    result = cli("show", key)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert f"job={key!r}: should be a key" in result.stderr
+@pytest.mark.parametrize(("delay", "status"), [(0, "pending"), (60, "scheduled")])
+def test_a_job_that_waits_is_cancelled(cli: Cli, queue: Queue, delay: float, status: str) -> None:
+    key = queue.enqueue({}, delay=delay).key
+    assert queue.get_job(key).status == status
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"  Cancelled job {key}, which was waiting.\n"
+    assert queue.get_job(key).is_cancelled
+
+
+def test_of_a_job_that_runs_it_is_told_that_its_function_is_not_interrupted(
+    cli: Cli, queue: Queue
+) -> None:
+    key = queue.enqueue({}).key
+    queue.pop_job("w")
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"  Cancelled job {key}, which was running: its function is not interrupted.\n"
+    )
+    assert queue.get_job(key).is_cancelled
+
+
+def test_a_job_that_has_ended_is_not_cancelled(cli: Cli, queue: Queue) -> None:
+    key = queue.enqueue({}).key
+    fail_next(queue)
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: Job {key} has ended already.\n"
+    assert queue.get_job(key).is_failed
+
+
+def test_a_job_to_cancel_is_named_by_shard_and_id_too(cli: Cli, queue: Queue) -> None:
+    handle = queue.enqueue({}, pagina_id=1)
+    assert cli("cancel", "1-1").exit_code == 0
+    assert queue.get_job(handle).is_cancelled
 
 
 # retry
@@ -513,7 +540,29 @@ def test_days_out_of_range_are_a_usage_error(cli: Cli, queue: Queue, days: str) 
 # all of them
 
 
-@pytest.mark.parametrize("command", [["list"], ["show", "0-1"], ["retry"], ["purge"]])
+@pytest.mark.parametrize("command", ["show", "cancel"])
+@pytest.mark.parametrize("key", ["0-9999", "0-0198c0de-0000-7000-8000-000000000000", "9-1"])
+def test_a_job_that_does_not_exist_is_not_found(
+    cli: Cli, queue: Queue, command: str, key: str
+) -> None:
+    result = cli(command, key)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert re.fullmatch("Error: .+\n", result.stderr)
+
+
+@pytest.mark.parametrize("command", ["show", "cancel"])
+@pytest.mark.parametrize("key", ["", "17", "a-1"])
+def test_what_is_no_key_is_a_usage_error_that_names_it(
+    cli: Cli, queue: Queue, command: str, key: str
+) -> None:
+    result = cli(command, key)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"job={key!r}: should be a key" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "0-1"], ["cancel", "0-1"], ["retry"], ["purge"]]
+)
 def test_only_enqueue_makes_a_queue(cli: Cli, data_dir: Path, command: list[str]) -> None:
     result = cli(*command)
     assert (result.exit_code, result.stdout) == (4, "")
