@@ -156,11 +156,14 @@ def retry(ctx: click.Context, /, shard: int | None, job_id: int | None) -> None:
 
 
 @click.command()
-@click.option("--days", type=click.FloatRange(min=0), metavar="N", help="[CLEANUP_DAYS, 7]")
+@click.option("--days", type=click.FloatRange(min=0), metavar="N", help="[as the settings say]")
 @queue_options
 @click.pass_context
 def purge(ctx: click.Context, /, days: float | None) -> None:
-    """Delete jobs that ended N days ago; those whose dead letter is kept stay."""
+    """Delete jobs that ended N days ago; those whose dead letter is kept stay.
+
+    Without --days the settings hold for each kind of job, and for dead letters.
+    """
     click.echo(f"  Removed {open_queue(ctx).cleanup_old_jobs(days)} old job(s).")
 
 
