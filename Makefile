@@ -7,16 +7,17 @@ BIN := $(VENV)/bin
 # Tests spend much of their time waiting for processes and disks.
 JOBS ?= 4
 
-.PHONY: demo test check format chaos wheel clean help
+.PHONY: demo test check format chaos mutations wheel clean help
 
 help:
-	@echo "make demo    parse the standard library, as jobs of two worker processes"
-	@echo "make test    run the tests"
-	@echo "make check   lint, format, types, layers, spelling"
-	@echo "make chaos   kills, power cuts, full disks and races, in full; QUEUE_MAX_TEST_SEED repeats"
-	@echo "make format  bring the code into shape"
-	@echo "make wheel   build sdist and wheel into dist/"
-	@echo "make clean   remove what the others made"
+	@echo "make demo       parse the standard library, as jobs of two worker processes"
+	@echo "make test       run the tests"
+	@echo "make check      lint, format, types, layers, spelling"
+	@echo "make chaos      kills, power cuts, full disks, races, in full; QUEUE_MAX_TEST_SEED repeats"
+	@echo "make mutations  take out one guard after the other, see that a test notices; WORDS chooses"
+	@echo "make format     bring the code into shape"
+	@echo "make wheel      build sdist and wheel into dist/"
+	@echo "make clean      remove what the others made"
 
 # The stamp is as new as what was installed; a change of pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml
@@ -41,6 +42,10 @@ check: $(VENV)/.installed
 # 20 rounds are the full figures; the seed is printed, and so is what was found.
 chaos: $(VENV)/.installed
 	QUEUE_MAX_TEST_ROUNDS=$${QUEUE_MAX_TEST_ROUNDS:-20} $(BIN)/python -m pytest -m chaos tests/chaos tests/model tests/storage
+
+# Works on a copy. WORDS="dead letter" takes only the mutations with both words in their names.
+mutations: $(VENV)/.installed
+	@$(BIN)/python tests/mutations/table.py $(WORDS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --quiet .

@@ -8,6 +8,7 @@ from datetime import timedelta
 from queue_max import forking
 from queue_max.domain.events import Events
 from queue_max.domain.leases import LeaseWatch
+from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import QueueNotFoundError
 from queue_max.limits.circuit_breaker import CircuitBreaker
@@ -147,7 +148,17 @@ def _wire(
         recovery=RecoveryService(
             store, retry, presence, LeaseWatch(lease_time.total_seconds()), lease_time
         ),
-        retention=RetentionService(store),
+        retention=RetentionService(store, _days_kept(settings)),
         inspection=InspectionService(store),
         close=close,
+    )
+
+
+def _days_kept(settings: Settings) -> DaysKept:
+    return DaysKept(
+        settings.cleanup_days,
+        completed=settings.cleanup_days_completed,
+        failed=settings.cleanup_days_failed,
+        cancelled=settings.cleanup_days_cancelled,
+        dead_letters=settings.cleanup_days_dead_letters,
     )

@@ -275,12 +275,13 @@ class Queue:
         return self.services.dead_letters.revive_all(shard_id)
 
     def cleanup_old_jobs(self, days: float | None = None) -> int:
-        """Delete jobs that ended that many days ago (CLEANUP_DAYS, 7); gives their number.
+        """Delete jobs that ended that many days ago; gives their number.
 
-        Failed jobs whose dead letter is kept stay too.
+        Failed jobs whose dead letter is kept stay too. Without `days`, the settings hold for each
+        kind of job: CLEANUP_DAYS (7), or CLEANUP_DAYS_COMPLETED, _FAILED and _CANCELLED; and where
+        CLEANUP_DAYS_DEAD_LETTERS is set, dead letters go with their jobs after that many days.
         """
-        kept = self.services.settings.cleanup_days if days is None else days
-        return self.services.retention.clean_up(kept)
+        return self.services.retention.clean_up(days)
 
     def purge_queue(self, status: str | None = None, *, force: bool = False) -> int:
         """Delete all jobs that are "pending", "processing" or "failed", or simply all.

@@ -57,6 +57,13 @@ def _whole_or_infinite(value: object) -> object:
     return number
 
 
+def _none_or_days(value: object) -> object:
+    """Read a number of days, or "none" for no such number."""
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return None
+    return value
+
+
 def _upper(value: object) -> object:
     """Read a level in any case; leave alone what is none, so that an error quotes it as it is."""
     if isinstance(value, str) and value.upper() in tuple(LogLevel):
@@ -106,6 +113,8 @@ MOST_MAPPED = 0x7FFF0000  # bytes; SQLite maps no more of a file
 Limit = Annotated[int | float, BeforeValidator(_whole_or_infinite)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
 Milliseconds = Annotated[Whole, Field(ge=1, le=LONGEST_MS)]
+Days = Annotated[Whole, Field(ge=0, le=36_500)]
+DaysOrNone = Annotated[Days | None, BeforeValidator(_none_or_days)]
 Seconds = Annotated[float, BeforeValidator(_not_bool)]
 Folder = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_folder)]
 
@@ -147,7 +156,13 @@ class Settings(BaseSettings):
     heartbeat_interval_ms: Milliseconds = _named("HEARTBEAT_INTERVAL", default=5_000)
     stuck_timeout_ms: Milliseconds = _named("STUCK_TIMEOUT", default=30_000)
     recovery_interval_ms: Milliseconds = _named("RECOVERY_INTERVAL", default=10_000)
-    cleanup_days: Whole = _named("CLEANUP_DAYS", default=7, ge=0, le=36_500)
+    cleanup_days: Days = _named("CLEANUP_DAYS", default=7)
+    """Days that jobs are kept after their end, if their kind has none of its own."""
+    cleanup_days_completed: DaysOrNone = _named("CLEANUP_DAYS_COMPLETED", default=None)
+    cleanup_days_failed: DaysOrNone = _named("CLEANUP_DAYS_FAILED", default=None)
+    cleanup_days_cancelled: DaysOrNone = _named("CLEANUP_DAYS_CANCELLED", default=None)
+    cleanup_days_dead_letters: DaysOrNone = _named("CLEANUP_DAYS_DEAD_LETTERS", default=None)
+    """Days that dead letters are kept, and their jobs; None: for ever."""
     alert_threshold: Whole = _named("QUEUE_ALERT_THRESHOLD", default=1_000, ge=1)
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = _named(
         "QUEUE_MAX_LOG_LEVEL", default=LogLevel.WARNING

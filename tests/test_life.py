@@ -22,6 +22,8 @@ from queue_max import (
     Worker,
     current_job,
 )
+from queue_max.domain.retention import DaysKept
+from queue_max.services.retention import RetentionService
 
 Run = Callable[..., Worker]
 
@@ -201,7 +203,7 @@ def test_a_result_is_deleted_when_its_time_is_over_and_not_before(queue: Queue, 
     assert long.result(30) == 7
     queue.wait_until_empty(30)
     time.sleep(0.06)
-    queue.services.retention.tidy(days=0)
+    RetentionService(queue.services.store, DaysKept(0)).tidy()
     assert queue.get_result(long) == 7
     with pytest.raises(JobNotFoundError):
         queue.get_job(short)

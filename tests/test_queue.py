@@ -928,6 +928,35 @@ def test_the_days_that_ended_jobs_are_kept_come_from_the_environment(
     assert queue.cleanup_old_jobs() == removed
 
 
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+def test_the_days_of_each_kind_of_job_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue, status: str
+) -> None:
+    monkeypatch.setenv(f"CLEANUP_DAYS_{status.upper()}", "5")
+    queue = make_queue(shards=1)
+    for number, each in enumerate(("completed", "failed", "cancelled"), start=1):
+        queue.enqueue({})
+        sql(queue, f"UPDATE fila SET status = '{each}' WHERE id = {number}")
+    sql(queue, "UPDATE fila SET completed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-6 days')")
+    assert queue.cleanup_old_jobs() == 1
+    assert queue.list_jobs(status) == []
+    assert len(queue.list_jobs()) == 2
+
+
+def test_the_days_of_dead_letters_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue
+) -> None:
+    monkeypatch.setenv("CLEANUP_DAYS_DEAD_LETTERS", "30")
+    queue = make_queue(shards=1)
+    for job_id, days in ((1, 29), (2, 31)):
+        queue.enqueue({})
+        run_next(queue, "it broke", permanent=True)
+        ago = f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{days} days')"
+        sql(queue, f"UPDATE dead_letter_queue SET failed_at = {ago} WHERE id = {job_id}")
+    assert queue.cleanup_old_jobs() == 1
+    assert [job.id for job in queue.get_failed_jobs()] == [1]
+
+
 @pytest.mark.parametrize("days", [-1, math.nan, math.inf, 1e9, TOO_LONG, "7", True, []])
 def test_days_that_are_no_number_or_out_of_range_are_refused(queue: Queue, days: Any) -> None:
     with pytest.raises(ConfigurationError, match="days="):

@@ -55,6 +55,16 @@ VARIABLES = [
     Variable("STUCK_TIMEOUT", "stuck_timeout_ms", 30_000, (("1", 1), ("100", 100))),
     Variable("RECOVERY_INTERVAL", "recovery_interval_ms", 10_000, (("1", 1), ("100", 100))),
     Variable("CLEANUP_DAYS", "cleanup_days", 7, (("0", 0), ("30", 30)), True),
+    Variable(
+        "CLEANUP_DAYS_COMPLETED", "cleanup_days_completed", None, (("0", 0), ("30", 30)), True
+    ),
+    Variable("CLEANUP_DAYS_FAILED", "cleanup_days_failed", None, (("0", 0), ("30", 30)), True),
+    Variable(
+        "CLEANUP_DAYS_CANCELLED", "cleanup_days_cancelled", None, (("0", 0), ("30", 30)), True
+    ),
+    Variable(
+        "CLEANUP_DAYS_DEAD_LETTERS", "cleanup_days_dead_letters", None, (("0", 0), ("30", 30)), True
+    ),
     Variable("QUEUE_ALERT_THRESHOLD", "alert_threshold", 1_000, (("1", 1), ("50", 50))),
     Variable("QUEUE_MAX_LOG_LEVEL", "log_level", "WARNING", (("debug", "DEBUG"), ("INFO", "INFO"))),
     Variable(
@@ -282,12 +292,25 @@ def test_the_circuits_timeout_is_a_finite_number_above_0(
 
 
 @each_count
-@pytest.mark.parametrize("text", ["abc", "1.5", "nan", "inf", "none", "0x10", "1e3", "3;", "-"])
+@pytest.mark.parametrize("text", ["abc", "1.5", "nan", "inf", "0x10", "1e3", "3;", "-"])
 def test_a_text_that_is_no_whole_number_is_refused(
     variable: Variable, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable.name, text)
     assert re.match(rf"{variable.name}='{re.escape(text)}': should be a valid integer", refusal())
+
+
+@each_count
+@pytest.mark.parametrize("text", ["none", "None", " NONE "])
+def test_no_number_but_that_of_the_days_of_a_kind_can_be_none(
+    variable: Variable, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_env_file(**{variable.name: variable.values[0][0]})
+    monkeypatch.setenv(variable.name, text)
+    if variable.name.startswith("CLEANUP_DAYS_"):
+        assert getattr(Settings.load(), variable.field) is None
+    else:
+        assert refusal().startswith(f"{variable.name}='{text}': should be a valid integer")
 
 
 @each_count
@@ -312,7 +335,7 @@ def test_a_number_beyond_the_most_is_refused(
     assert refusal() == f"{name}='{too_much}': should be less than or equal to {most}"
 
 
-@pytest.mark.parametrize("name", [*TIMES, "CLEANUP_DAYS"])
+@pytest.mark.parametrize("name", [*TIMES, "CLEANUP_DAYS", "CLEANUP_DAYS_FAILED"])
 def test_a_time_too_long_to_be_counted_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,13 @@
 """`queue-max dlq`: the dead letters, which are the evidence of jobs that failed for good."""
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import IO, Any
 
 import click
 
-from queue_max.cli import output
+from queue_max.cli import details, output
 from queue_max.cli.base import (
     Command,
     Commands,
@@ -18,11 +17,9 @@ from queue_max.cli.base import (
     open_queue,
     queue_options,
 )
-from queue_max.domain.attempts import Attempt
 from queue_max.domain.dead_letters import DeadLetter
 
 _LETTERS = ("Key", "Failed at", "Error", "Reason")
-_ATTEMPTS = ("Attempt", "Worker", "Started", "Ended", "Error")
 _all = click.option("--all", "everything", is_flag=True, help="All that the options choose.")
 _shard = click.option("--shard", "shard_id", type=int, metavar="N", help="Only those of a shard.")
 
@@ -72,7 +69,7 @@ def list_letters(ctx: click.Context, /, limit: int, as_json: bool, **filters: An
 
 @dlq.command()
 @click.argument("key")
-@click.option("--traceback", is_flag=True, help="Print that of each attempt, not the last only.")
+@details.traceback_option
 @json_option
 @queue_options
 @click.pass_context
@@ -83,7 +80,7 @@ def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> Non
         output.as_json(letter.to_dict(), indent=2)
         return
     _show_letter(letter)
-    _show_attempts(letter.attempts, traceback)
+    details.attempts(letter.attempts, traceback)
 
 
 @dlq.command()
@@ -190,55 +187,23 @@ def _without_attempts(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
-    return letter.key, letter.failed_at, _error(letter), output.cut(letter.reason or "")
+    error = output.failure(letter.error_type, letter.error)
+    return letter.key, letter.failed_at, error, output.cut(letter.reason or "")
 
 
 def _show_letter(letter: DeadLetter) -> None:
-    facts = {
-        "Key": letter.key,
-        "Shard": letter.shard_id,
-        "Job ID": letter.job_id,
-        "Failed at": letter.failed_at,
-        "Reason": letter.reason,
-        "Error type": letter.error_type,
-    }
-    output.table(("Fact", "Value"), [(name, _told(value)) for name, value in facts.items()])
-    output.block("Payload", _pretty(letter.payload))
-    output.block("Error", letter.error)
-    if letter.error_stack:
-        output.block("Traceback", letter.error_stack)
-
-
-def _show_attempts(attempts: Sequence[Attempt], with_tracebacks: bool) -> None:
-    if not attempts:
-        return
-    click.echo()
-    output.table(_ATTEMPTS, [_attempt_row(attempt) for attempt in attempts])
-    for attempt in attempts:
-        if with_tracebacks and attempt.error_stack:
-            title = f"Traceback of attempt {attempt.number}, ended {attempt.ended_at}"
-            output.block(title, attempt.error_stack)
-
-
-def _attempt_row(attempt: Attempt) -> tuple[object, ...]:
-    times = _told(attempt.started_at), attempt.ended_at
-    return attempt.number, _told(attempt.worker_id), *times, _error(attempt)
-
-
-def _told(value: object) -> object:
-    return "-" if value is None else value
-
-
-def _error(failed: DeadLetter | Attempt) -> str:
-    return output.failure(failed.error_type, failed.error)
-
-
-def _pretty(payload: str) -> str:
-    """Set JSON out in lines; a damaged payload stays as it is."""
-    try:
-        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return payload
+    details.facts(
+        {
+            "Key": letter.key,
+            "Shard": letter.shard_id,
+            "Job ID": letter.job_id,
+            "Failed at": letter.failed_at,
+            "Reason": letter.reason,
+            "Error type": letter.error_type,
+        }
+    )
+    details.json_text("Payload", letter.payload)
+    details.failure(letter.error, letter.error_stack)
 
 
 def _write(letters: Iterable[dict[str, Any]], file: IO[str] | None) -> int:

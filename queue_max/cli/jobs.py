@@ -1,10 +1,12 @@
-"""Commands on jobs: `enqueue`, `list`, `retry`, `purge`."""
+"""Commands on jobs: `enqueue`, `list`, `show`, `cancel`, `retry`, `purge`."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from queue_max.cli import output
+from queue_max.cli import details, output
 from queue_max.cli.base import (
     NOT_FOUND,
     Fault,
@@ -13,6 +15,7 @@ from queue_max.cli.base import (
     open_queue,
     queue_options,
 )
+from queue_max.domain.attempts import Attempt
 from queue_max.domain.job import Job, JobStatus
 
 _HEADERS = ("ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
@@ -92,6 +95,45 @@ def list_jobs(
 
 
 @click.command()
+@click.argument("key")
+@details.traceback_option
+@json_option
+@queue_options
+@click.pass_context
+def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> None:
+    """Show all that is known of the job KEY, and of its failed attempts.
+
+    KEY is <shard>-<id>, as `enqueue` and `list` tell them, or <shard>-<uid>.
+    """
+    queue = open_queue(ctx)
+    job = queue.get_job(key)
+    attempts = queue.get_attempts(job)
+    if as_json:
+        output.as_json(_all_of(job, attempts), indent=2)
+        return
+    _show_job(job)
+    details.attempts(attempts, traceback)
+    if job.is_failed:
+        output.say(f"  Its dead letter, where it is kept: `queue-max dlq show {job.key}`")
+
+
+@click.command()
+@click.argument("key")
+@queue_options
+@click.pass_context
+def cancel(ctx: click.Context, /, key: str) -> None:
+    """Cancel the job KEY, which waits or runs.
+
+    One that runs is not interrupted, but its outcome counts no more. KEY is as for `show`.
+    """
+    queue = open_queue(ctx)
+    job = queue.get_job(key)
+    if not queue.cancel(job):
+        raise Fault(f"Job {job.key} has ended already.")
+    click.echo(f"  Cancelled job {job.key}, which {_activity(job)}.")
+
+
+@click.command()
 @click.option("--shard", type=int, metavar="N", help="Only the jobs of this shard.")
 @click.option("--job-id", type=int, metavar="N", help="Only this job; needs --shard.")
 @queue_options
@@ -114,11 +156,14 @@ def retry(ctx: click.Context, /, shard: int | None, job_id: int | None) -> None:
 
 
 @click.command()
-@click.option("--days", type=click.FloatRange(min=0), metavar="N", help="[CLEANUP_DAYS, 7]")
+@click.option("--days", type=click.FloatRange(min=0), metavar="N", help="[as the settings say]")
 @queue_options
 @click.pass_context
 def purge(ctx: click.Context, /, days: float | None) -> None:
-    """Delete jobs that ended N days ago; those whose dead letter is kept stay."""
+    """Delete jobs that ended N days ago; those whose dead letter is kept stay.
+
+    Without --days the settings hold for each kind of job, and for dead letters.
+    """
     click.echo(f"  Removed {open_queue(ctx).cleanup_old_jobs(days)} old job(s).")
 
 
@@ -128,7 +173,51 @@ def _format_of(path: str) -> str:
 
 def _row(job: Job) -> tuple[object, ...]:
     payload = json.dumps(job.payload, ensure_ascii=False)
-    attempts = f"{job.attempts}/{job.max_attempts}"
-    beginning = job.id, job.shard_id, job.status_str, job.priority_int, attempts
+    beginning = job.id, job.shard_id, job.status_str, job.priority_int, _attempts(job)
     error = output.failure(job.error_type, job.last_error)
     return *beginning, output.cut(payload), error
+
+
+def _attempts(job: Job) -> str:
+    return f"{job.attempts}/{job.max_attempts}"
+
+
+def _activity(job: Job) -> str:
+    return "was running: its function is not interrupted" if job.is_processing else "was waiting"
+
+
+def _show_job(job: Job) -> None:
+    details.facts(
+        {
+            "Key": job.key,
+            "Shard": job.shard_id,
+            "Job ID": job.id,
+            "Status": job.status_str,
+            "Queue": job.queue,
+            "Pagina ID": job.pagina_id,
+            "Priority": job.priority_int,
+            "Attempts": _attempts(job),
+            "Worker": job.worker_id,
+            "Created at": job.created_at,
+            "Due at": job.next_retry_at,
+            "Started at": job.started_at,
+            "Heartbeat at": job.heartbeat,
+            "Ended at": job.completed_at,
+            "Progress": f"{job.progress:g} %",
+            "Error type": job.error_type,
+        }
+    )
+    details.json_text("Payload", json.dumps(job.payload))
+    if job.result is not None:
+        details.json_text("Result", job.result)
+    details.failure(job.last_error, job.error_stack)
+
+
+def _all_of(job: Job, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Give the facts that `list` has, and those that it leaves out; `result` only if it is kept."""
+    facts = {"key": job.key} | job.to_dict()
+    facts |= {"queue": job.queue, "fence": job.fence, "retry_policy": job.retry_policy}
+    facts["keep_result"] = job.keep_result
+    if job.result is not None:
+        facts["result"] = json.loads(job.result)
+    return facts | {"attempts": [attempt.to_dict() for attempt in attempts]}

@@ -11,7 +11,7 @@ from queue_max.cli.base import FAILURE, INTERRUPTED, Commands, queue_options
 from queue_max.cli.db import db
 from queue_max.cli.dlq import dlq
 from queue_max.cli.health import doctor, health
-from queue_max.cli.jobs import enqueue, list_jobs, purge, retry
+from queue_max.cli.jobs import cancel, enqueue, list_jobs, purge, retry, show
 from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
 
@@ -35,7 +35,12 @@ def commands(ctx: click.Context, /) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (stats, worker, enqueue, list_jobs, retry, purge, dlq, health, doctor, db):
+_ALL = (
+    *(worker, enqueue, list_jobs, show, cancel, retry, purge, dlq),
+    *(stats, health, doctor, db),
+)
+
+for command in _ALL:
     commands.add_command(command)
 
 

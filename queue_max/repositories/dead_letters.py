@@ -86,6 +86,24 @@ class DeadLetterRepository:
         ids = [letter.id for letter in letters]
         self._connection.execute(delete(dead_letters).where(dead_letters.c.id.in_(ids)))
 
+    def has_before(self, moment: datetime) -> bool:
+        """Tell whether `remove_before` would find something."""
+        query = select(dead_letters.c.id).where(dead_letters.c.failed_at < moment).limit(1)
+        return self._connection.execute(query).first() is not None
+
+    def remove_before(self, moment: datetime, limit: int) -> Sequence[JobRef]:
+        """Remove dead letters from before that moment, at most `limit`; names their jobs."""
+        old = select(dead_letters.c.id).where(dead_letters.c.failed_at < moment).limit(limit)
+        statement = (
+            delete(dead_letters)
+            .where(dead_letters.c.id.in_(old))
+            .returning(dead_letters.c.uid, dead_letters.c.job_id)
+        )
+        return [
+            JobRef(self._shard_id, row.uid, row.job_id)
+            for row in self._connection.execute(statement)
+        ]
+
     def remove_of_failed(self, job_id: int | None = None) -> None:
         """Remove the dead letters of all failed jobs, or of one, that are to live again."""
         failed = select(jobs.c.id).where(has_status(JobStatus.FAILED), *only(job_id))

@@ -1,6 +1,6 @@
 """The `fila` table as a whole: jobs counted, listed and deleted many at once."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,8 +22,6 @@ from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
 from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs, to_job
 from queue_max.storage.schema import (
-    CANCELLED,
-    COMPLETED,
     FAILED,
     PENDING,
     PROCESSING,
@@ -112,33 +110,38 @@ class JobListRepository:
         for row in self._connection.execute(statement).yield_per(1000):
             yield to_job(row, self._shard_id)
 
-    def delete_ended_before(self, moment: datetime, limit: int) -> int:
-        """Delete jobs that ended before that moment, but for those with a dead letter.
+    def delete_ended_before(self, moments: Mapping[JobStatus, datetime], limit: int) -> int:
+        """Delete jobs of each kind that ended before its moment, but for those with a dead letter.
 
         Of those that are kept for their result, their own time decides. At most `limit` in all.
         """
-        found = self._ended_before(moment, limit)
+        found = self._ended_before(moments, limit)
         found = [*found, *self._expired(limit - len(found))]
         uids, ids = [row.uid for row in found], [row.id for row in found]
         self._connection.execute(delete(attempts).where(attempts.c.uid.in_(uids)))
         return self._connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
 
-    def has_ended_before(self, moment: datetime) -> bool:
+    def has_ended_before(self, moments: Mapping[JobStatus, datetime]) -> bool:
         """Tell whether `delete_ended_before` would find something."""
-        return bool(self._ended_before(moment, 1) or self._expired(1))
+        return bool(self._ended_before(moments, 1) or self._expired(1))
 
-    def _ended_before(self, moment: datetime, limit: int) -> Sequence[Row[Any, Any]]:
-        query = (
-            select(jobs.c.id, jobs.c.uid)
-            .where(
-                jobs.c.status.in_([COMPLETED, FAILED, CANCELLED]),
-                jobs.c.completed_at < moment,
-                jobs.c.keep_until.is_(None),
-                ~_is_dead_letter,
+    def _ended_before(
+        self, moments: Mapping[JobStatus, datetime], limit: int
+    ) -> Sequence[Row[Any, Any]]:
+        found: list[Row[Any, Any]] = []
+        for status, moment in moments.items():
+            query = (
+                select(jobs.c.id, jobs.c.uid)
+                .where(
+                    has_status(status),
+                    jobs.c.completed_at < moment,
+                    jobs.c.keep_until.is_(None),
+                    ~_is_dead_letter,
+                )
+                .limit(limit - len(found))
             )
-            .limit(limit)
-        )
-        return self._connection.execute(query).all()
+            found += self._connection.execute(query)
+        return found
 
     def _expired(self, limit: int) -> Sequence[Row[Any, Any]]:
         query = select(jobs.c.id, jobs.c.uid).where(jobs.c.keep_until <= self._now).limit(limit)
@@ -162,7 +165,8 @@ class JobListRepository:
         """Delete failed jobs."""
         ids = [job.job_id for job in chosen if job.uid is None]
         uids = [job.uid for job in chosen if job.uid is not None]
+        # Not by has_status: SQLite would walk all the failed, by the index that goes with it.
         statement = delete(jobs).where(
-            has_status(JobStatus.FAILED), or_(jobs.c.id.in_(ids), jobs.c.uid.in_(uids))
+            jobs.c.status == FAILED, or_(jobs.c.id.in_(ids), jobs.c.uid.in_(uids))
         )
         self._connection.execute(statement)

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -207,6 +208,16 @@ class DeadLetterService:
             last = letters[-1].id
 
 
+def discard_before(unit: UnitOfWork, moment: datetime, limit: int) -> int:
+    """Delete dead letters from before that moment with their jobs, within a transaction.
+
+    Gives their number, at most `limit`. Payloads are not read.
+    """
+    failed = unit.dead_letters.remove_before(moment, limit)
+    _delete_jobs(unit, failed)
+    return len(failed)
+
+
 def _revive(unit: UnitOfWork, job_id: int | None = None) -> int:
     unit.dead_letters.remove_of_failed(job_id)
     return unit.job_lists.requeue_failed(job_id)
@@ -224,7 +235,11 @@ def _attempts(unit: UnitOfWork, letter: DeadLetter) -> list[Attempt]:
 
 
 def _discard(unit: UnitOfWork, letters: Sequence[DeadLetter]) -> int:
-    unit.job_lists.delete_failed([JobRef.of(letter) for letter in letters])
-    unit.attempts.forget([letter.uid for letter in letters if letter.uid])
+    _delete_jobs(unit, [JobRef.of(letter) for letter in letters])
     unit.dead_letters.remove(letters)
     return len(letters)
+
+
+def _delete_jobs(unit: UnitOfWork, failed: Sequence[JobRef]) -> None:
+    unit.job_lists.delete_failed(failed)
+    unit.attempts.forget([job.uid for job in failed if job.uid])

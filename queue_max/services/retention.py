@@ -7,8 +7,10 @@ from datetime import timedelta
 
 from queue_max import checks
 from queue_max.domain.job import JobStatus
+from queue_max.domain.retention import DaysKept
 from queue_max.exceptions import ConfigurationError, ShardError
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.services.dead_letters import discard_before
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +35,20 @@ class RetentionService:
     at the end.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, kept: DaysKept) -> None:
         self._store = store
+        self._kept = kept
 
-    def clean_up(self, days: float) -> int:
-        """Delete jobs that ended that many days ago; those with a dead letter stay."""
-        age = timedelta(days=checks.amount("days", days, at_least=0, at_most=36_500))
-        return self._delete(lambda shard_id, wait: self._clean_up_shard(shard_id, wait, age))
+    def clean_up(self, days: float | None = None) -> int:
+        """Delete jobs that have ended and were kept for long enough; gives their number.
+
+        `days` hold for all kinds of jobs, whatever the settings say, but for those with a dead
+        letter: they stay.
+        """
+        kept = self._kept
+        if days is not None:
+            kept = DaysKept(checks.amount("days", days, at_least=0, at_most=36_500))
+        return self._delete(lambda shard_id, wait: self._clean_up_shard(shard_id, wait, kept))
 
     def purge(self, status: str | None, *, force: bool = False) -> int:
         """Delete all jobs, or all in one state; dead letters stay, running ones unless `force`."""
@@ -57,13 +66,12 @@ class RetentionService:
             self._tell_of_running()
         return purged
 
-    def tidy(self, days: float) -> int:
+    def tidy(self) -> int:
         """Delete, as `clean_up` does, and what nobody sees: expired results, keys that are free.
 
         Made for often: it takes no lock where nothing is to be done, and gives no space back.
         """
-        age = timedelta(days=days)
-        return self._delete(lambda shard_id, wait: self._tidy_shard(shard_id, wait, age))
+        return self._delete(self._tidy_shard)
 
     def _tell_of_running(self) -> None:
         running = 0
@@ -92,23 +100,22 @@ class RetentionService:
             purged = unit.job_lists.purge(statuses)
         yield purged
 
-    def _tidy_shard(self, shard_id: int, wait: float | None, age: timedelta) -> Iterator[int]:
+    def _tidy_shard(self, shard_id: int, wait: float | None) -> Iterator[int]:
         while True:
             with self._store.reading(shard_id) as unit:
-                is_tidy = not unit.job_lists.has_ended_before(unit.now - age)
-                is_tidy = is_tidy and not unit.unique_keys.has_free()
+                is_tidy = not (_has_old(unit, self._kept) or unit.unique_keys.has_free())
             if is_tidy:
                 return
             with self._store.writing(shard_id, wait) as unit:
                 unit.unique_keys.forget_free(STEP)
-                deleted = unit.job_lists.delete_ended_before(unit.now - age, STEP)
+                deleted = _delete_old(unit, self._kept)
             yield deleted
 
-    def _clean_up_shard(self, shard_id: int, wait: float | None, age: timedelta) -> Iterator[int]:
+    def _clean_up_shard(self, shard_id: int, wait: float | None, kept: DaysKept) -> Iterator[int]:
         deleted, step = 0, STEP
         while step == STEP:
             with self._store.writing(shard_id, wait) as unit:
-                step = unit.job_lists.delete_ended_before(unit.now - age, STEP)
+                step = _delete_old(unit, kept)
             deleted += step
             yield step
         if deleted:
@@ -122,3 +129,20 @@ class RetentionService:
             self._store.vacuum(shard_id)
             with self._store.writing(shard_id) as unit:
                 unit.metadata.note_vacuum()
+
+
+def _has_old(unit: UnitOfWork, kept: DaysKept) -> bool:
+    """Tell whether `_delete_old` would find something."""
+    buried_before = kept.buried_before(unit.now)
+    return unit.job_lists.has_ended_before(kept.ended_before(unit.now)) or (
+        buried_before is not None and unit.dead_letters.has_before(buried_before)
+    )
+
+
+def _delete_old(unit: UnitOfWork, kept: DaysKept) -> int:
+    """Delete jobs that are kept no longer, at most STEP, with or without a dead letter."""
+    deleted = unit.job_lists.delete_ended_before(kept.ended_before(unit.now), STEP)
+    buried_before = kept.buried_before(unit.now)
+    if buried_before is not None:
+        deleted += discard_before(unit, buried_before, STEP - deleted)
+    return deleted

@@ -62,7 +62,7 @@ class Upkeep:
         self._loops = []
 
     def _tidy(self) -> None:
-        self._services.retention.tidy(self._services.settings.cleanup_days)
+        self._services.retention.tidy()
 
     def _start(self) -> None:
         settings = self._services.settings

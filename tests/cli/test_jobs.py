@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,177 @@ def test_what_cannot_be_listed_is_an_error(
     assert "Error: " in result.stderr
 
 
+# show
+
+
+def facts(result: Result) -> dict[str, str]:
+    """Read the table of facts by their names."""
+    table = result.stdout.split("\n\n")[0].splitlines()
+    return dict(re.split(r"  +", line.strip(), maxsplit=1) for line in table[2:])
+
+
+@pytest.fixture
+def tried_twice(queue: Queue) -> str:
+    """The key of a job in shard 1 that failed once, and runs again."""
+    handle = queue.enqueue({"n": 1, "text": "ü"}, 1, 2, 4, retry_delay=0)
+    job = queue.pop_job("ada")
+    assert job is not None
+    queue.fail_job(job.id, job.shard_id, raised("no route\nto host"))
+    job = queue.pop_job("bo")
+    assert job is not None
+    queue.update_progress(job.id, job.shard_id, 12.5)
+    return handle.key
+
+
+def raised(message: str) -> ValueError:
+    """Give an error that has a traceback."""
+    try:
+        raise ValueError(message)
+    except ValueError as error:
+        return error
+
+
+def test_all_that_is_known_of_a_job_is_shown(cli: Cli, queue: Queue, tried_twice: str) -> None:
+    result = cli("show", tried_twice)
+    assert (result.exit_code, result.stderr) == (0, "")
+    job = queue.get_job(tried_twice)
+    assert facts(result) == {
+        "Key": tried_twice,
+        "Shard": "1",
+        "Job ID": "1",
+        "Status": "processing",
+        "Queue": "default",
+        "Pagina ID": "1",
+        "Priority": "2",
+        "Attempts": "2/5",
+        "Worker": "bo",
+        "Created at": job.created_at,
+        "Due at": job.next_retry_at or "-",
+        "Started at": job.started_at,
+        "Heartbeat at": job.heartbeat,
+        "Ended at": "-",
+        "Progress": "12.5 %",
+        "Error type": "ValueError",
+    }
+    assert '\n\n  Payload:\n    {\n      "n": 1,\n      "text": "ü"\n    }\n' in result.stdout
+    assert "\n\n  Error:\n    no route\n    to host\n" in result.stdout
+    assert "\n\n  Traceback:\n    Traceback (most recent call last):\n" in result.stdout
+
+
+def test_its_failed_attempts_are_shown_each_in_a_line(
+    cli: Cli, queue: Queue, tried_twice: str
+) -> None:
+    header, _line, row = cli("show", tried_twice).stdout.split("\n\n")[-1].splitlines()
+    (attempt,) = queue.get_attempts(tried_twice)
+    assert header.split() == ["Attempt", "Worker", "Started", "Ended", "Error"]
+    moments = [attempt.started_at, attempt.ended_at]
+    assert row.split(maxsplit=4) == ["1", "ada", *moments, "ValueError: no route"]
+
+
+def test_the_tracebacks_of_its_attempts_are_shown_when_they_are_asked_for(
+    cli: Cli, tried_twice: str
+) -> None:
+    assert "Traceback of attempt" not in cli("show", tried_twice).stdout
+    assert "  Traceback of attempt 1, ended " in cli("show", tried_twice, "--traceback").stdout
+
+
+def test_json_shows_the_facts_of_a_job_and_its_attempts(
+    cli: Cli, queue: Queue, tried_twice: str
+) -> None:
+    shown = json.loads(cli("show", tried_twice, "--json").stdout)
+    job = queue.get_job(tried_twice)
+    assert shown == job.to_dict() | {
+        "key": tried_twice,
+        "queue": "default",
+        "fence": 2,
+        "retry_policy": None,
+        "keep_result": None,
+        "attempts": [attempt.to_dict() for attempt in queue.get_attempts(tried_twice)],
+    }
+    assert (shown["status"], shown["progress"]) == ("processing", 12.5)
+
+
+@pytest.mark.parametrize(
+    ("result", "block"), [({"sum": 3}, '{\n      "sum": 3\n    }'), (None, "null")]
+)
+def test_the_result_of_a_job_is_shown_where_it_is_kept(
+    cli: Cli, queue: Queue, result: object, block: str
+) -> None:
+    key = queue.enqueue({}, keep_result=600).key
+    assert "result" not in json.loads(cli("show", key, "--json").stdout)
+    job = queue.pop_job("w")
+    assert job is not None
+    queue.complete_job(job.id, job.shard_id, result=result)
+    shown = cli("show", key)
+    assert (facts(shown)["Status"], facts(shown)["Progress"]) == ("completed", "100 %")
+    assert f"\n\n  Result:\n    {block}\n" in shown.stdout
+    assert json.loads(cli("show", key, "--json").stdout)["result"] == result
+
+
+def test_a_job_that_waits_and_never_failed_has_no_error_and_no_attempts(
+    cli: Cli, queue: Queue
+) -> None:
+    result = cli("show", queue.enqueue({}).key)
+    assert (facts(result)["Status"], facts(result)["Attempts"]) == ("pending", "0/4")
+    assert re.findall(r"^  (\w+):$", result.stdout, re.MULTILINE) == ["Payload"]
+
+
+def test_of_a_job_that_failed_for_good_it_is_told_where_its_dead_letter_is_shown(
+    cli: Cli, queue: Queue
+) -> None:
+    key = queue.enqueue({}).key
+    fail_next(queue)
+    result = cli("show", key)
+    assert facts(result)["Status"] == "failed"
+    assert result.stderr.endswith(f"`queue-max dlq show {key}`\n")
+    assert cli("show", key, "--json").stderr == ""
+
+
+def test_a_job_is_named_by_shard_and_id_too(cli: Cli, tried_twice: str) -> None:
+    assert facts(cli("show", "1-1"))["Key"] == tried_twice
+
+
+# cancel
+
+
+@pytest.mark.parametrize(("delay", "status"), [(0, "pending"), (60, "scheduled")])
+def test_a_job_that_waits_is_cancelled(cli: Cli, queue: Queue, delay: float, status: str) -> None:
+    key = queue.enqueue({}, delay=delay).key
+    assert queue.get_job(key).status == status
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"  Cancelled job {key}, which was waiting.\n"
+    assert queue.get_job(key).is_cancelled
+
+
+def test_of_a_job_that_runs_it_is_told_that_its_function_is_not_interrupted(
+    cli: Cli, queue: Queue
+) -> None:
+    key = queue.enqueue({}).key
+    queue.pop_job("w")
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        f"  Cancelled job {key}, which was running: its function is not interrupted.\n"
+    )
+    assert queue.get_job(key).is_cancelled
+
+
+def test_a_job_that_has_ended_is_not_cancelled(cli: Cli, queue: Queue) -> None:
+    key = queue.enqueue({}).key
+    fail_next(queue)
+    result = cli("cancel", key)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: Job {key} has ended already.\n"
+    assert queue.get_job(key).is_failed
+
+
+def test_a_job_to_cancel_is_named_by_shard_and_id_too(cli: Cli, queue: Queue) -> None:
+    handle = queue.enqueue({}, pagina_id=1)
+    assert cli("cancel", "1-1").exit_code == 0
+    assert queue.get_job(handle).is_cancelled
+
+
 # retry
 
 
@@ -368,9 +540,31 @@ def test_days_out_of_range_are_a_usage_error(cli: Cli, queue: Queue, days: str) 
 # all of them
 
 
-@pytest.mark.parametrize("command", ["list", "retry", "purge"])
-def test_only_enqueue_makes_a_queue(cli: Cli, data_dir: Path, command: str) -> None:
-    result = cli(command)
+@pytest.mark.parametrize("command", ["show", "cancel"])
+@pytest.mark.parametrize("key", ["0-9999", "0-0198c0de-0000-7000-8000-000000000000", "9-1"])
+def test_a_job_that_does_not_exist_is_not_found(
+    cli: Cli, queue: Queue, command: str, key: str
+) -> None:
+    result = cli(command, key)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert re.fullmatch("Error: .+\n", result.stderr)
+
+
+@pytest.mark.parametrize("command", ["show", "cancel"])
+@pytest.mark.parametrize("key", ["", "17", "a-1"])
+def test_what_is_no_key_is_a_usage_error_that_names_it(
+    cli: Cli, queue: Queue, command: str, key: str
+) -> None:
+    result = cli(command, key)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"job={key!r}: should be a key" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "0-1"], ["cancel", "0-1"], ["retry"], ["purge"]]
+)
+def test_only_enqueue_makes_a_queue(cli: Cli, data_dir: Path, command: list[str]) -> None:
+    result = cli(*command)
     assert (result.exit_code, result.stdout) == (4, "")
     assert "there is no queue" in result.stderr
     assert not data_dir.exists()

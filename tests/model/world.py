@@ -15,6 +15,7 @@ from support.clock import FakeClock
 
 from queue_max.domain.events import EVENTS, Events
 from queue_max.domain.leases import LeaseWatch
+from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
@@ -73,7 +74,7 @@ class World:
         self.dead_letters = DeadLetterService(store, MAX_RETRIES)
         self.retry = RetryService(store, RetryPolicy(), rng, self.dead_letters, admission, events)
         self.dispatch = DispatchService(store, self.retry, admission, rng)
-        self.retention = RetentionService(store)
+        self.retention = RetentionService(store, DaysKept(7))
         self.inspection = InspectionService(store)
         # By the library the package uses: another one would drop its locks on closing.
         self._files = [driver.choose().module.connect(file) for file in files]

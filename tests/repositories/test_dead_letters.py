@@ -7,7 +7,7 @@ from support.clock import FakeClock
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 
 FAILURE = Failure("ValueError", "no such page", "Traceback: ...")
 
@@ -107,3 +107,38 @@ def test_a_dead_letter_outlives_the_row_of_its_job(
         unit.job_lists.purge([job.status.FAILED])
     clock.advance(timedelta(days=365).total_seconds())
     assert job_ids(store) == [job.id]
+
+
+# By age
+
+
+def test_letters_are_removed_by_the_time_of_the_failure_no_more_than_asked_and_name_their_jobs(
+    store: Store, clock: FakeClock, start: Start
+) -> None:
+    old = [start() for _ in range(3)]
+    for job in old:
+        bury(store, job)
+    clock.advance(1)
+    moment = clock.now
+    bury(store, start())
+    with store.writing(0) as unit:
+        assert unit.dead_letters.has_before(moment)
+        steps = [unit.dead_letters.remove_before(moment, 2) for _ in range(3)]
+        assert [len(step) for step in steps] == [2, 1, 0]
+        assert not unit.dead_letters.has_before(moment)
+        assert unit.dead_letters.count() == 1
+    named = [(ref.shard_id, ref.uid, ref.job_id) for step in steps for ref in step]
+    assert sorted(named) == sorted((0, job.uid, job.id) for job in old)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda unit: unit.dead_letters.has_before(unit.now), id="has"),
+        pytest.param(lambda unit: unit.dead_letters.remove_before(unit.now, 100), id="remove"),
+    ],
+)
+def test_letters_of_an_age_are_found_by_an_index(
+    plan: Callable[..., list[str]], step: Callable[[UnitOfWork], object]
+) -> None:
+    assert [line for line in plan(step) if "ix_dead_letter_queue_failed_at" in line]

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,7 +7,9 @@ from support.clock import FakeClock
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
+from queue_max.domain.identity import new_uid
 from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.reference import JobRef
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 
@@ -22,6 +24,12 @@ InsertRows = Callable[[list[dict[str, Any]]], None]
 InStatus = Callable[..., list[Job]]
 CountAll = Callable[[], Counts]
 Plan = Callable[[Callable[[UnitOfWork], object]], list[str]]
+
+ENDED = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def all_before(moment: datetime) -> dict[JobStatus, datetime]:
+    return dict.fromkeys(ENDED, moment)
 
 
 # Counting and listing
@@ -96,7 +104,7 @@ def test_a_damaged_row_is_listed_without_a_payload_and_says_what_is_wrong(
 # Deleting
 
 
-@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+@pytest.mark.parametrize("status", ENDED)
 def test_jobs_are_deleted_by_the_time_of_their_end(
     store: Store, clock: FakeClock, insert_rows: InsertRows, in_status: InStatus, status: JobStatus
 ) -> None:
@@ -112,16 +120,36 @@ def test_jobs_are_deleted_by_the_time_of_their_end(
         ],
     )
     with store.writing(0) as unit:
-        assert unit.job_lists.delete_ended_before(clock.now - timedelta(days=7), limit=100) == 2
+        week_ago = all_before(clock.now - timedelta(days=7))
+        assert unit.job_lists.delete_ended_before(week_ago, limit=100) == 2
     kept = [job.completed_at for job in in_status(status)]
     assert kept == [to_text(clock.now), to_text(clock.now - timedelta(days=7))]
+
+
+def test_each_kind_of_job_is_deleted_by_a_moment_of_its_own(
+    store: Store, clock: FakeClock, insert_rows: InsertRows, in_status: InStatus
+) -> None:
+    ages = dict(zip(ENDED, (1, 2, 3), strict=True))
+    moments = {status: clock.now - timedelta(days=age) for status, age in ages.items()}
+    insert_rows(
+        [
+            {"status": status, "completed_at": clock.now - timedelta(days=age)}
+            for status in ENDED
+            for age in (0.5, 1.5, 2.5, 3.5)
+        ]
+    )
+    with store.writing(0) as unit:
+        assert unit.job_lists.has_ended_before(moments)
+        assert unit.job_lists.delete_ended_before(moments, limit=100) == 3 + 2 + 1
+        assert not unit.job_lists.has_ended_before(moments)
+    assert [len(in_status(status)) for status in ENDED] == [1, 2, 3]
 
 
 def test_no_more_jobs_are_deleted_than_asked(
     store: Store, clock: FakeClock, insert_rows: InsertRows
 ) -> None:
-    insert_rows([{"status": "completed", "completed_at": clock.now}] * 5)
-    later = clock.now + timedelta(days=1)
+    insert_rows([{"status": ENDED[at % 3], "completed_at": clock.now} for at in range(5)])
+    later = all_before(clock.now + timedelta(days=1))
     deleted = []
     for _ in range(3):
         with store.writing(0) as unit:
@@ -138,7 +166,8 @@ def test_a_job_with_a_dead_letter_is_not_deleted_for_its_age(
             unit.jobs.fail(job, FAILURE)
         unit.dead_letters.add(buried, FAILURE, "permanent")
     with store.writing(0) as unit:
-        unit.job_lists.delete_ended_before(clock.now + timedelta(days=99), limit=100)
+        later = all_before(clock.now + timedelta(days=99))
+        unit.job_lists.delete_ended_before(later, limit=100)
     assert [job.id for job in in_status(*JobStatus)] == [buried.id]
 
 
@@ -149,7 +178,8 @@ def test_jobs_that_have_not_ended_are_never_deleted_for_their_age(
     add()
     schedule(60)
     with store.writing(0) as unit:
-        assert unit.job_lists.delete_ended_before(clock.now + timedelta(days=99), limit=100) == 0
+        later = all_before(clock.now + timedelta(days=99))
+        assert unit.job_lists.delete_ended_before(later, limit=100) == 0
     assert counts().unfinished == 3
 
 
@@ -199,3 +229,31 @@ def test_to_count_goes_by_an_index(
 ) -> None:
     fill()
     assert plan(step)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(lambda unit: unit.job_lists.has_ended_before(all_before(unit.now)), id="look"),
+        pytest.param(
+            lambda unit: unit.job_lists.delete_ended_before(all_before(unit.now), 100), id="delete"
+        ),
+    ],
+)
+def test_jobs_of_an_age_are_found_by_an_index_and_no_index_is_read_from_end_to_end(
+    plan: Plan, fill: Callable[[], None], step: Callable[[UnitOfWork], object]
+) -> None:
+    fill()
+    lines = plan(step)
+    assert len([line for line in lines if "ix_fila_ended" in line]) == len(ENDED)
+    assert not [line for line in lines if line.startswith("SCAN")]  # as SQLite has it
+
+
+def test_failed_jobs_that_are_named_are_deleted_without_a_look_at_all_the_failed(
+    plan: Plan, fill: Callable[[], None]
+) -> None:
+    fill()
+    named = [JobRef(0, job_id=4 * n) for n in range(9)] + [JobRef(0, new_uid()) for _ in range(9)]
+    lines = plan(lambda unit: unit.job_lists.delete_failed(named))
+    assert lines
+    assert not [line for line in lines if "ix_fila_ended" in line]

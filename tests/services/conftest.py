@@ -18,6 +18,7 @@ from support.jobs import a_new_job
 from queue_max.domain.events import EVENTS, Events
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
 from queue_max.domain.leases import LeaseWatch
+from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
@@ -69,6 +70,11 @@ def failure_threshold() -> float:
 @pytest.fixture
 def alert_threshold() -> int:
     return 1_000
+
+
+@pytest.fixture
+def kept() -> DaysKept:
+    return DaysKept(7)
 
 
 # The shards
@@ -252,8 +258,8 @@ def recovery(
 
 
 @pytest.fixture
-def retention(store: Store) -> RetentionService:
-    return RetentionService(store)
+def retention(store: Store, kept: DaysKept) -> RetentionService:
+    return RetentionService(store, kept)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -10,6 +11,7 @@ from support.clock import FakeClock
 
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.retention import DaysKept
 from queue_max.exceptions import (
     ConfigurationError,
     LeaseLostError,
@@ -28,6 +30,7 @@ from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 Add = Callable[..., list[int]]
 Start = Callable[..., Job]
 End = Callable[..., None]
+Delete = Callable[[RetentionService], int]
 
 
 @pytest.fixture
@@ -111,6 +114,125 @@ def test_a_failed_job_with_a_dead_letter_stays(
     clock.advance(99 * 86_400)
     assert retention.clean_up(7) == 0
     assert dead_letters.revive(0, job.id)
+
+
+own_days = pytest.mark.parametrize("kept", [DaysKept(7, completed=1, failed=2, cancelled=3)])
+clean_up_or_tidy = pytest.mark.parametrize(
+    "delete", [RetentionService.clean_up, RetentionService.tidy]
+)
+
+
+@own_days
+@clean_up_or_tidy
+def test_each_kind_of_end_may_have_days_of_its_own(
+    retention: RetentionService, end: End, inspection: InspectionService, delete: Delete
+) -> None:
+    for status in ("completed", "failed", "cancelled"):
+        end(0.5, 1.5, 2.5, 3.5, status=status)
+    assert delete(retention) == 3 + 2 + 1
+    left = Counter(job.status for job in inspection.jobs(tuple(JobStatus), None))
+    assert left == {"completed": 1, "failed": 2, "cancelled": 3}
+
+
+@own_days
+def test_days_that_are_asked_for_hold_for_all_kinds(retention: RetentionService, end: End) -> None:
+    for status in ("completed", "failed", "cancelled"):
+        end(4.5, 5.5, status=status)
+    assert retention.clean_up(5) == 3
+
+
+@pytest.fixture
+def bury(start: Start, retry: RetryService) -> Callable[[], Job]:
+    """Store a job that fails for good."""
+
+    def bury() -> Job:
+        job = start()
+        retry.settle_job(job, "never", permanent=True)
+        return job
+
+    return bury
+
+
+@pytest.mark.parametrize("kept", [DaysKept(7, dead_letters=30)])
+@clean_up_or_tidy
+def test_a_dead_letter_may_be_given_days_and_then_goes_with_its_job_and_attempts(
+    retention: RetentionService,
+    bury: Callable[[], Job],
+    dead_letters: DeadLetterService,
+    store: Store,
+    clock: FakeClock,
+    find: Callable[..., Job | None],
+    delete: Delete,
+) -> None:
+    old = bury()
+    clock.advance(86_400)
+    young = bury()
+    clock.advance(29 * 86_400)
+    assert delete(retention) == 0
+    clock.advance(0.001)
+    assert delete(retention) == 1
+    assert [letter.key for letter in dead_letters.list()] == [young.key]
+    assert (find(old.id), find(young.id) is not None) == (None, True)
+    with store.reading(0) as unit:
+        assert [len(unit.attempts.of(str(job.uid))) for job in (old, young)] == [0, 1]
+
+
+@pytest.mark.parametrize("kept", [DaysKept(0, dead_letters=30)])
+def test_a_dead_letter_whose_job_was_purged_goes_in_its_time_too(
+    retention: RetentionService,
+    bury: Callable[[], Job],
+    dead_letters: DeadLetterService,
+    clock: FakeClock,
+) -> None:
+    bury()
+    retention.purge("failed")
+    clock.advance(29 * 86_400)
+    assert retention.tidy() == 0
+    clock.advance(2 * 86_400)
+    assert retention.tidy() == 1
+    assert list(dead_letters.list()) == []
+
+
+@pytest.mark.parametrize("kept", [DaysKept(7, dead_letters=0)])
+def test_days_that_are_asked_for_leave_dead_letters_alone(
+    retention: RetentionService,
+    bury: Callable[[], Job],
+    dead_letters: DeadLetterService,
+    clock: FakeClock,
+) -> None:
+    bury()
+    clock.advance(99 * 86_400)
+    assert retention.clean_up(0) == 0
+    assert len(dead_letters.list()) == 1
+
+
+@pytest.mark.parametrize("kept", [DaysKept(7, dead_letters=0)])
+@clean_up_or_tidy
+def test_jobs_with_and_without_dead_letters_go_in_the_same_small_steps(
+    retention: RetentionService,
+    end: End,
+    bury: Callable[[], Job],
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    delete: Delete,
+    store: Store,
+) -> None:
+    monkeypatch.setattr("queue_max.services.retention.STEP", 3)
+    end(*[8] * 4)
+    for _ in range(4):
+        bury()
+    clock.advance(1)
+    left = []
+    writing = store.writing
+
+    def note(*arguments: Any) -> Any:
+        with store.reading(0) as unit:
+            left.append(unit.job_lists.counts().failed)
+        return writing(*arguments)
+
+    monkeypatch.setattr(store, "writing", note)
+    assert delete(retention) == 8
+    assert left[:3] == [8, 5, 2]
 
 
 def test_jobs_that_wait_or_run_stay_however_old_they_are(
@@ -203,7 +325,7 @@ def test_another_process_knows_of_the_last_vacuum(
     retention.clean_up(7)
     clock.advance(3600)
     end(*[8] * 10, payload=f'"{"x" * 5_000}"')
-    RetentionService(store).clean_up(7)
+    RetentionService(store, DaysKept(7)).clean_up()
     assert free_pages(shard_files[0]) > 0
 
 
@@ -370,7 +492,7 @@ def test_what_is_old_or_expired_is_tidied_away_without_a_lock_where_nothing_is(
     end(*[10] * (STEP + 500))
     end(*[1] * 5, status="completed", keep_until=clock.now)
     end(1, status="completed", keep_until=clock.now + timedelta(days=1))
-    assert retention.tidy(7) == STEP + 505
+    assert retention.tidy() == STEP + 505
     statements.clear()
-    assert retention.tidy(7) == 0
+    assert retention.tidy() == 0
     assert "BEGIN IMMEDIATE" not in statements

@@ -111,6 +111,26 @@ def test_jobs_of_silent_workers_are_recovered_in_the_end_whatever_happens_meanwh
     assert "bad callback" in caplog.text
 
 
+def test_what_is_kept_no_longer_is_tidied_away(
+    monkeypatch: pytest.MonkeyPatch, make_queue: MakeQueue, eventually: Eventually
+) -> None:
+    monkeypatch.setenv("CLEANUP_DAYS_CANCELLED", "0")
+    monkeypatch.setenv("CLEANUP_DAYS_DEAD_LETTERS", "0")
+    monkeypatch.setattr("queue_max.workers.upkeep.TIDY", 0.005)
+    queue = make_queue(shards=1)
+    queue.enqueue({})
+    job = queue.pop_job("w")
+    assert job is not None
+    queue.fail_job(job.id, job.shard_id, "never", permanent=True)
+    queue.cancel(queue.enqueue({}))
+    upkeep = Upkeep.of(queue)
+    upkeep.join()
+    try:
+        eventually(lambda: not queue.list_jobs() and not queue.dead_letters.list())
+    finally:
+        upkeep.leave()
+
+
 def test_an_upkeep_does_not_keep_its_queue(data_dir: object) -> None:
     queue = Queue(shards=1, data_dir=str(data_dir))
     upkeep = Upkeep.of(queue)
