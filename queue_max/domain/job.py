@@ -117,6 +117,8 @@ class NewJob:
     """Seconds for which the key is taken; None for as long as the job lives."""
     keep_result: float | None = None
     """Seconds for which the job is kept with its result once it is done."""
+    fence: int = 0
+    """The last one under which it was run before, in a row that is gone."""
 
     @property
     def is_bound(self) -> bool:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 from queue_max.domain.job import Lease
 
@@ -17,13 +16,13 @@ class LeaseWatch:
     def __init__(self, lease_time: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_time = lease_time
         self._clock = clock
-        self._seen: dict[int, dict[Lease, tuple[datetime, float]]] = {}
+        self._seen: dict[int, dict[Lease, tuple[str, float]]] = {}
 
-    def overdue(self, shard_id: int, leases: Mapping[Lease, datetime]) -> dict[Lease, datetime]:
+    def overdue(self, shard_id: int, leases: Mapping[Lease, str]) -> dict[Lease, str]:
         """Note all leases of a shard, with the moment each was prolonged; gives those over."""
         now = self._clock()
         before = self._seen.get(shard_id, {})
-        seen: dict[Lease, tuple[datetime, float]] = {}
+        seen: dict[Lease, tuple[str, float]] = {}
         for lease, heartbeat in leases.items():
             known = before.get(lease)
             seen[lease] = known if known and known[0] == heartbeat else (heartbeat, now)

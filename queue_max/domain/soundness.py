@@ -4,7 +4,10 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from queue_max.domain.job import JobStatus
+
 _WHOLE = ("id", "tentativas", "max_tentativas", "retry_delay", "priority", "fence")
+_STATUSES = frozenset(map(str, JobStatus))
 
 
 def checksum(uid: str, payload: str) -> int:
@@ -20,6 +23,8 @@ def damage_of(row: Mapping[str, Any]) -> str | None:
     for name in _WHOLE:
         if not isinstance(row[name], int):
             return f"its {name} is not a whole number"
+    if row["status"] not in _STATUSES:
+        return "its status is none there is"
     if not isinstance(row["keep_result"], int | float | None):
         return "its keep_result is not a number"
     if not isinstance(row["payload"], str) or not isinstance(row["uid"], str):
@@ -32,4 +37,5 @@ def damage_of(row: Mapping[str, Any]) -> str | None:
 def without_damage(row: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row with an empty payload, and nothing in it that could not be read."""
     whole = {name: row[name] if isinstance(row[name], int) else 0 for name in _WHOLE}
-    return {**row, **whole, "payload": "{}", "keep_result": None}
+    status = row["status"] if row["status"] in _STATUSES else JobStatus.FAILED
+    return {**row, **whole, "status": status, "payload": "{}", "keep_result": None}

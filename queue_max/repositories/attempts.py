@@ -14,6 +14,7 @@ from queue_max.storage.schema import attempts
 _of_job = attempts.c.uid == bindparam("job_uid")
 _list = select(attempts).where(_of_job).order_by(attempts.c.id)
 _count = select(func.count()).where(_of_job, attempts.c.error_type == bindparam("kind"))
+_last_fence = select(func.coalesce(func.max(attempts.c.fence), 0)).where(_of_job)
 _newest = (
     select(attempts.c.id)
     .where(_of_job)
@@ -39,7 +40,7 @@ class AttemptRepository:
                 fence=job.fence,
                 attempt=job.attempts,
                 worker_id=job.worker_id,
-                started_at=job.started_at and from_text(job.started_at),
+                started_at=_moment(job.started_at),
                 ended_at=self._now,
                 error_type=failure.error_type,
                 error=failure.message,
@@ -48,6 +49,10 @@ class AttemptRepository:
         )
         if job.fence > KEPT:
             self._connection.execute(_forget_oldest, {"job_uid": job.uid})
+
+    def last_fence(self, uid: str) -> int:
+        """Tell the fence of the last attempt that is kept; 0 when none is."""
+        return int(self._connection.execute(_last_fence, {"job_uid": uid}).scalar_one())
 
     def of(self, uid: str) -> list[Attempt]:
         """Read the attempts at a job, the first one first."""
@@ -72,3 +77,11 @@ class AttemptRepository:
     def forget(self, uids: Collection[str]) -> None:
         """Remove all attempts at jobs that are gone."""
         self._connection.execute(_forget, {"uids": list(uids)})
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read a moment of a job, whose row may be damaged."""
+    try:
+        return None if text is None else from_text(text)
+    except ValueError:
+        return None

@@ -93,6 +93,7 @@ class JobRepository:
                 "queue": job.queue,
                 "retry_policy": job.retry_policy,
                 "keep_result": job.keep_result,
+                "fence": job.fence,
                 **self._due(job),
                 "created_at": self._now,
             }

@@ -3,11 +3,16 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, select, tuple_, update
+from sqlalchemy import Connection, Text, select, tuple_, type_coerce, update
 
 from queue_max.domain.job import Job, Lease
 from queue_max.repositories.jobs import WHOLE_JOB, read_jobs
 from queue_max.storage.schema import PROCESSING, jobs
+
+# As it is stored: a damaged one spoils nothing else.
+_all = select(
+    jobs.c.id, jobs.c.fence, type_coerce(jobs.c.heartbeat, Text).label("heartbeat")
+).where(jobs.c.status == PROCESSING)
 
 
 class LeaseRepository:
@@ -58,12 +63,9 @@ class LeaseRepository:
         )
         return read_jobs(self._connection, self._shard_id, statement)
 
-    def all(self) -> dict[Lease, datetime]:
-        """Read all leases, with the moment when each was last prolonged."""
-        statement = select(jobs.c.id, jobs.c.fence, jobs.c.heartbeat).where(
-            jobs.c.status == PROCESSING
-        )
+    def all(self) -> dict[Lease, str]:
+        """Read all leases, with the moment when each was last prolonged, as it is stored."""
         return {
-            Lease(self._shard_id, row.id, row.fence): row.heartbeat
-            for row in self._connection.execute(statement)
+            Lease(self._shard_id, row.id, row.fence): str(row.heartbeat)
+            for row in self._connection.execute(_all)
         }

@@ -10,6 +10,7 @@ PAYLOAD = '{"n":1,"naïve":true}'
 def row(**changes: Any) -> dict[str, Any]:
     sound = {
         "id": 7,
+        "status": "pending",
         "uid": "u-1",
         "payload": PAYLOAD,
         "checksum": checksum("u-1", PAYLOAD),
@@ -44,6 +45,7 @@ def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
         ({"uid": None}, "not a text"),
         ({"tentativas": "1"}, "its tentativas is not a whole number"),
         ({"fence": None}, "its fence is not a whole number"),
+        ({"status": "peNding"}, "its status is none there is"),
         ({"keep_result": "long"}, "its keep_result is not a number"),
     ],
 )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from support.clock import FakeClock
 from support.jobs import a_new_job
 
-from queue_max.domain.clock import to_text
+from queue_max.domain.clock import from_text, to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, JobStatus, Lease
 from queue_max.repositories.claims import PROMOTED_AT_ONCE, ClaimRepository
@@ -423,7 +423,7 @@ def test_all_leases_are_told_with_the_moment_they_were_prolonged(
     add()
     with store.reading(0) as unit:
         leases = unit.leases.all()
-    assert {lease: to_text(at) for lease, at in leases.items()} == {
+    assert {lease: to_text(from_text(at)) for lease, at in leases.items()} == {
         first.lease: first.heartbeat,
         second.lease: second.heartbeat,
     }
