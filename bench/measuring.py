@@ -37,7 +37,7 @@ def measure(
     has not done each job exactly once.
     """
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=where or CHECKOUT) as folder:
-        data = Path(folder) / "data"
+        data = Path(folder).resolve() / "data"  # the processes work elsewhere
         data.mkdir()
         request = replace(request, directory=str(data))
         if request.prepare:
