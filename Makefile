@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Tests spend much of their time waiting for processes and disks.
 JOBS ?= 4
 
-.PHONY: demo test check format chaos mutations wheel clean help
+.PHONY: demo test check format chaos mutations bench bench-smoke bench-full wheel clean help
 
 help:
 	@echo "make demo       parse the standard library, as jobs of two worker processes"
@@ -15,6 +15,8 @@ help:
 	@echo "make check      lint, format, types, layers, spelling"
 	@echo "make chaos      kills, power cuts, full disks, races, in full; QUEUE_MAX_TEST_SEED repeats"
 	@echo "make mutations  take out one guard after the other, see that a test notices; WORDS chooses"
+	@echo "make bench      measure this checkout beside its peers; BENCH=... are arguments, see bench/"
+	@echo "make bench-smoke, make bench-full   the same on a few jobs; with the long scenarios, too"
 	@echo "make format     bring the code into shape"
 	@echo "make wheel      build sdist and wheel into dist/"
 	@echo "make clean      remove what the others made"
@@ -47,6 +49,16 @@ chaos: $(VENV)/.installed
 mutations: $(VENV)/.installed
 	@$(BIN)/python tests/mutations/table.py $(WORDS)
 
+# The suite needs the standard library only; it makes an environment for each contender.
+bench:
+	$(PYTHON) -m bench $(BENCH)
+
+bench-smoke:
+	$(PYTHON) -m bench --scale 0.01 --rounds 1 --timeout 120 $(BENCH)
+
+bench-full:
+	$(PYTHON) -m bench --full --timeout 14400 $(BENCH)
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
@@ -55,4 +67,4 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) .venv-* .demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-* .bench-* .demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

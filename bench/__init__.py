@@ -1,0 +1,1 @@
+"""Benchmarks: Queue Max beside what a user would pick instead."""
