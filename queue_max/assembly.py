@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ from queue_max.domain.events import Events
 from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
-from queue_max.exceptions import QueueNotFoundError
+from queue_max.exceptions import QueueClosedError, QueueNotFoundError
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
 from queue_max.repeater import Repeater
@@ -19,6 +20,7 @@ from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
+from queue_max.services.dispatcher import Dispatcher
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
@@ -46,6 +48,7 @@ class Services:
     admission: Admission
     intake: IntakeService
     dispatch: DispatchService
+    dispatcher: Dispatcher
     leases: LeaseService
     presence: Presence
     settlement: SettlementService
@@ -130,6 +133,9 @@ def _wire(
     retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
     presence = Presence(directory.path)
+    leases = LeaseService(store, presence)
+    settlement = SettlementService(store, admission, events)
+    dispatcher = Dispatcher(store, settlement, retry, admission, leases, rng)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
@@ -138,11 +144,14 @@ def _wire(
         breaker=breaker,
         events=events,
         admission=admission,
-        intake=IntakeService(store, events, alarm, directory.room, rng, settings.max_retries),
+        intake=IntakeService(
+            store, events, alarm, directory.room, dispatcher.hint, rng, settings.max_retries
+        ),
         dispatch=DispatchService(store, retry, admission, rng),
-        leases=LeaseService(store, presence),
+        dispatcher=dispatcher,
+        leases=leases,
         presence=presence,
-        settlement=SettlementService(store, admission, events),
+        settlement=settlement,
         retry=retry,
         dead_letters=dead_letters,
         recovery=RecoveryService(
@@ -150,8 +159,16 @@ def _wire(
         ),
         retention=RetentionService(store, _days_kept(settings)),
         inspection=InspectionService(store),
-        close=close,
+        close=lambda: _close(dispatcher, close),
     )
+
+
+def _close(dispatcher: Dispatcher, close_files: Callable[[], None]) -> None:
+    """Settle what has ended, as far as that goes; then nothing can be written any more."""
+    with suppress(QueueClosedError):
+        dispatcher.flush()
+        dispatcher.give_all_back()
+    close_files()
 
 
 def _days_kept(settings: Settings) -> DaysKept:

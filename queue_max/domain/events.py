@@ -37,7 +37,7 @@ class Events:
 
         Never called inside a transaction: what it tells is true already.
         """
-        if getattr(self._thread, "silences", 0):
+        if not self._callbacks[event] or getattr(self._thread, "silences", 0) > 0:
             return
         for callback in tuple(self._callbacks[event]):
             try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from queue_max.domain.job import JobStatus
 
-_WHOLE = ("id", "tentativas", "max_tentativas", "retry_delay", "priority", "fence")
+_WHOLE = ("id", "attempts", "max_attempts", "retry_delay", "priority", "fence")
 _STATUSES = frozenset(map(str, JobStatus))
 
 
@@ -16,7 +16,7 @@ def checksum(uid: str, payload: str) -> int:
 
 
 def damage_of(row: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with a row of `fila`, by the names its columns have there; None: nothing.
+    """Say what is wrong with a row of `fila`, by the names that a Job has; None: nothing.
 
     A row without a checksum was stored by 0.1 or 0.2, and is taken for what it says.
     """

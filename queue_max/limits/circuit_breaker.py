@@ -85,6 +85,8 @@ class CircuitBreaker:
 
     def is_allowed(self) -> bool:
         """Ask to pass; whoever is told True must report the outcome, or `release()`."""
+        if self.state is CircuitState.CLOSED:  # nearly always, and then no lock is needed
+            return True
         with self._transition() as now:
             if self._state is CircuitState.CLOSED:
                 return True
@@ -123,6 +125,8 @@ class CircuitBreaker:
 
         An open circuit ignores it: that call began before the circuit opened.
         """
+        if self.state is CircuitState.CLOSED and not self._failure_count:
+            return
         with self._transition():
             if self._state is not CircuitState.OPEN:
                 self._close()

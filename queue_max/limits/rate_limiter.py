@@ -192,6 +192,9 @@ class RateLimiter:
     def _reserve(self, longest: float) -> float:
         """Take a token if it is due within `longest` seconds; say in how many it is due."""
         with self._lock:
+            if self._rate_limit == math.inf:
+                self._total_granted += 1
+                return 0.0
             wait = self._seconds_until_token()
             if wait > longest:
                 self._total_denied += 1

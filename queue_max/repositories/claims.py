@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, bindparam, exists, or_, select, update
+from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, or_, select, update
 
 from queue_max.domain.job import Job
 from queue_max.repositories.jobs import WHOLE_JOB, to_job
@@ -35,17 +35,18 @@ _next_due = (
 )
 _promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 
+_most_urgent = (
+    select(jobs.c.id)
+    .where(_is_claimable)
+    .order_by(jobs.c.priority.desc(), jobs.c.id)
+    .limit(bindparam("at_most", type_=BigInteger))
+    .with_for_update(skip_locked=True)
+    .cte("most_urgent", nesting=True)
+    .prefix_with("MATERIALIZED", dialect="postgresql")
+)
 _claim = (
     update(jobs)
-    .where(
-        jobs.c.id
-        == select(jobs.c.id)
-        .where(_is_claimable)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    .where(jobs.c.id.in_(select(_most_urgent.c.id)))
     .values(
         status=PROCESSING,
         attempts=jobs.c.attempts + 1,
@@ -68,6 +69,8 @@ class ClaimRepository:
         self._connection = connection
         self._shard_id = shard_id
         self._now = now
+        self.weight = 0
+        """Characters in the payloads that were claimed."""
 
     def has_due(self, queue: str) -> bool:
         """Tell whether a claim would find something."""
@@ -83,8 +86,10 @@ class ClaimRepository:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
         return self._connection.execute(_promote, {"now": self._now}).rowcount
 
-    def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
-        """Give the most urgent pending job to a worker, under a new fence.
+    def claim(
+        self, queue: str, worker_id: str, holder: str | None = None, *, at_most: int
+    ) -> list[Job]:
+        """Give the most urgent pending jobs to a worker, each under a new fence; in their order.
 
         `holder` is the identity of the worker's process, where others can tell whether it lives.
         """
@@ -93,6 +98,17 @@ class ClaimRepository:
             "claimant": worker_id,
             "holder": holder,
             "now": self._now,
+            "at_most": at_most,
         }
-        row = self._connection.execute(_claim, values).one_or_none()
-        return None if row is None else to_job(row, self._shard_id)
+        rows = self._connection.execute(_claim, values).all()
+        self.weight += sum(len(row.payload) for row in rows)
+        claimed = [to_job(row, self._shard_id) for row in rows]
+        return sorted(claimed, key=_urgency)  # RETURNING has no order
+
+    def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
+        """Give the most urgent pending job to a worker, as `claim` does; None if none is due."""
+        return next(iter(self.claim(queue, worker_id, holder, at_most=1)), None)
+
+
+def _urgency(job: Job) -> tuple[int, int]:
+    return -job.priority, job.id

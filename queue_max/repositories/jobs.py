@@ -1,6 +1,7 @@
 """The `fila` table: one method for each step in a job's life."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -40,11 +41,18 @@ from queue_max.storage.schema import (
 )
 from queue_max.storage.types import UtcTime
 
+_NOT_IN_A_JOB = {
+    *("task", "concurrency_key", "rate_key", "cost", "breaker", "held_by", "timeout"),
+    *("keep_until", "headers"),
+}
+_names = [column.key for column in jobs.c if column.key not in _NOT_IN_A_JOB]
 WHOLE_JOB = [
-    type_coerce(column, Text).label(column.name) if isinstance(column.type, UtcTime) else column
-    for column in jobs.c
+    (
+        type_coerce(jobs.c[name], Text) if isinstance(jobs.c[name].type, UtcTime) else jobs.c[name]
+    ).label(name)
+    for name in _names
 ]
-"""All columns; moments as they are stored, so that a damaged one spoils nothing else."""
+"""All that a Job has; moments as they are stored, so that a damaged one spoils nothing else."""
 
 ANOTHER_LIFE = {
     "status": PENDING,
@@ -68,6 +76,18 @@ _complete = (
     delete(jobs)
     .where(_is_running, jobs.c.keep_result.is_(None))
     .returning(jobs.c.fence, jobs.c.uid)
+)
+
+
+_complete_all = (
+    delete(jobs)
+    .where(
+        jobs.c.status == PROCESSING,
+        jobs.c.keep_result.is_(None),
+        jobs.c.fence == bindparam("token", type_=BigInteger),
+        jobs.c.id.in_(bindparam("job_ids", expanding=True)),
+    )
+    .returning(jobs.c.id)
 )
 
 
@@ -132,6 +152,21 @@ class JobRepository:
             progress=100.0,
         )
         return job.lease, str(job.uid)
+
+    def complete_all(self, leases: Iterable[Lease]) -> set[Lease]:
+        """Delete running jobs that are done, and of which nothing is to be kept.
+
+        Gives those that were still run under their leases.
+        """
+        by_fence: dict[int, list[int]] = defaultdict(list)
+        for lease in leases:
+            by_fence[lease.fence].append(lease.job_id)
+        done: set[Lease] = set()
+        for fence, ids in by_fence.items():  # for nearly all jobs it is 1
+            values = {"token": fence, "job_ids": ids}
+            found = self._connection.execute(_complete_all, values).scalars()
+            done.update(Lease(self._shard_id, job_id, fence) for job_id in found)
+        return done
 
     def cancel(self, job: JobRef, reason: str) -> bool:
         """End a job as cancelled that waits or runs; False for any other."""
@@ -233,11 +268,11 @@ def read_jobs(connection: Connection, shard_id: int, statement: Select[Any]) -> 
 
 def to_job(row: Row[Any], shard_id: int) -> Job:
     """Read a whole row; a damaged one comes with an empty payload, and says what is wrong."""
-    stored = dict(row._mapping)  # by the names on disk
+    stored = dict(zip(_names, row, strict=True))
     damage = damage_of(stored)
     if damage is None:
         try:
-            return Job.from_row(stored, shard_id)
+            return Job.from_sound(stored, shard_id)
         except (ValueError, RecursionError):
             damage = "its payload is not JSON"
     return replace(Job.from_row(without_damage(stored), shard_id), damage=damage)

@@ -1,5 +1,6 @@
 """The gates a job passes before it starts: the circuit breaker, then the rate limiter."""
 
+import math
 from dataclasses import dataclass
 
 from queue_max import forking
@@ -16,6 +17,9 @@ class Permit:
 
     is_probe: bool
     """Whether the circuit is half open, and this job is to try it."""
+
+
+_ORDINARY, _PROBE = Permit(is_probe=False), Permit(is_probe=True)
 
 
 class Admission:
@@ -36,13 +40,12 @@ class Admission:
         """Take what one job needs to start; waits up to `patience` seconds for a token."""
         if not self._breaker.is_allowed():
             return None
-        permit = Permit(is_probe=self._breaker.state is CircuitState.HALF_OPEN)
-        try:
-            self._limiter.acquire(timeout=patience)
-        except RateLimitError:
-            self._release(permit)
-            return None
-        return permit
+        is_probe = self._breaker.state is CircuitState.HALF_OPEN
+        if self._has_token(patience):
+            return _PROBE if is_probe else _ORDINARY
+        if is_probe:
+            self._breaker.release()
+        return None
 
     def withdraw(self, permit: Permit) -> None:
         """Give back what was taken: there was no job after all."""
@@ -76,9 +79,24 @@ class Admission:
         if self._speaks_for_circuit(lease):
             self._breaker.release()
 
+    def allowance(self) -> float:
+        """Tell how many jobs could be admitted now; inf where nothing limits them."""
+        if self._breaker.state is not CircuitState.CLOSED:
+            return 1 if self._breaker.get_retry_after() == 0 else 0
+        tokens = self._limiter.get_remaining_tokens()
+        return tokens if tokens == math.inf else math.floor(tokens)
+
     def wait(self) -> float:
         """Tell in how many seconds a job could be admitted; 0 for now."""
         return max(self._limiter.get_retry_after(), self._breaker.get_retry_after())
+
+    def _has_token(self, patience: float) -> bool:
+        if not patience:
+            return self._limiter.try_acquire()
+        try:
+            return self._limiter.acquire(timeout=patience)
+        except RateLimitError:
+            return False
 
     def _release(self, permit: Permit) -> None:
         if permit.is_probe:

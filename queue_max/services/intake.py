@@ -3,7 +3,7 @@
 import inspect
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,12 +40,13 @@ class _InDoubtError(Exception):
 class IntakeService:
     """Checks jobs, chooses their shards and stores them; then tells."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all who want to know of new jobs
         self,
         store: Store,
         events: Events,
         alarm: BacklogAlarm,
         room: Room,
+        hint: Callable[[int], None],
         rng: random.Random,
         max_retries: int,
     ) -> None:
@@ -53,6 +54,7 @@ class IntakeService:
         self._events = events
         self._alarm = alarm
         self._room = room
+        self._hint = hint
         self._rng = rng
         self._max_retries = max_retries
 
@@ -184,6 +186,8 @@ class IntakeService:
         raise refusals[0]
 
     def _tell(self, stored: Sequence[JobHandle]) -> None:
+        for shard_id in {handle["shard_id"] for handle in stored}:
+            self._hint(shard_id)
         for handle in stored:
             self._events.publish("job_enqueued", job_id=handle["id"], shard_id=handle["shard_id"])
         self._alarm.added(len(stored))

@@ -2,8 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import datetime
 
 from queue_max import forking
@@ -29,29 +28,39 @@ class LeaseService:
         forking.in_child(self._forget)
         self.last_renewal: datetime | None = None
 
-    @contextmanager
-    def held(self, lease: Lease) -> Iterator[None]:
-        """Keep a lease within the block; may be nested."""
-        self.hold(lease)
-        try:
-            yield
-        finally:
-            self.drop(lease)
+    @property
+    def holder(self) -> str | None:
+        """The identity of this process, by which others tell whether it lives."""
+        return self._presence.identity
 
     def hold(self, lease: Lease) -> None:
         """Keep a lease from now on."""
-        with self._lock:
-            self._held.add(lease)
+        self.hold_all([lease])
 
-    def start(self, lease: Lease) -> None:
-        """Note that its job begins: from now on it is charged, should this process die."""
-        self._presence.started(lease)
+    def hold_all(self, leases: Iterable[Lease]) -> None:
+        """Keep many leases from now on."""
+        with self._lock:
+            self._held.update(leases)
+
+    def start(self, lease: Lease, after: Lease | None = None) -> None:
+        """Note that its job begins: from now on it is charged, should this process die.
+
+        It comes after another job of the same thread, if one is given, which is so no longer.
+        """
+        self._presence.started(lease, after)
+
+    def stop(self, lease: Lease) -> None:
+        """Note that its job has ended."""
+        self._presence.ended(lease)
 
     def drop(self, lease: Lease) -> None:
         """Keep it no longer."""
+        self.drop_all([lease])
+
+    def drop_all(self, leases: Iterable[Lease]) -> None:
+        """Keep them no longer."""
         with self._lock:
-            self._held.discard(lease)
-        self._presence.ended(lease)
+            self._held.difference_update(leases)
 
     def _forget(self) -> None:
         """Keep nothing, in a child of fork: the jobs run in the parent."""

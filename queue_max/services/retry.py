@@ -74,17 +74,29 @@ class RetryService:
         LeaseLostError when the job is no longer run under its fence.
         """
         failure = Failure.of(error)
-        verdict = self._policy_of(job).judge(job, error, self._rng, permanent=permanent)
+        verdict = self.judge(job, error, permanent=permanent)
         with self._store.writing(job.shard_id) as unit:
-            is_written = self._write(unit, job, failure, verdict)
+            is_written = self.write(unit, job, failure, verdict)
         if not is_written:
             raise LeaseLostError(job.id, job.shard_id, job.fence)
+        self.tell_end(job, error, failure, verdict)
+        return verdict
+
+    def judge(
+        self, job: Job, error: BaseException | str, *, permanent: bool | None = None
+    ) -> Verdict:
+        """Say what becomes of a job whose attempt failed; asks user code, where that decides."""
+        return self._policy_of(job).judge(job, error, self._rng, permanent=permanent)
+
+    def tell_end(
+        self, job: Job, error: BaseException | str, failure: Failure, verdict: Verdict
+    ) -> None:
+        """Let the circuit know how an attempt ended, and all others, once it is committed."""
         if _is_failure(verdict):
             self._admission.failed(job.lease, error)
         else:
             self._admission.handed_back(job.lease)
         self.tell(job, failure, verdict)
-        return verdict
 
     def hand_back(self, job: Job, reason: str) -> None:
         """Take a job from a worker that has to leave; the attempt it had begun counts.
@@ -109,7 +121,7 @@ class RetryService:
         verdict = self._judge_lost(job, failure)
         if isinstance(verdict, TryAgain) and at_once:
             verdict = TryAgain(0.0)
-        return verdict if self._write(unit, job, failure, verdict) else None
+        return verdict if self.write(unit, job, failure, verdict) else None
 
     def tell(self, job: Job, failure: Failure, verdict: Verdict) -> None:
         """Log and publish a verdict, once it is committed."""
@@ -148,7 +160,7 @@ class RetryService:
             logger.exception("job %s goes by the policy of the queue", job.key)
             return self._policy
 
-    def _write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Verdict) -> bool:
+    def write(self, unit: UnitOfWork, job: Job, failure: Failure, verdict: Verdict) -> bool:
         """Write a verdict; False when the job is no longer run under its fence."""
         match verdict:
             case TryAgain(wait, is_counted):

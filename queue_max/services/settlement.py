@@ -1,10 +1,13 @@
 """Ending jobs that did not fail."""
 
+from collections.abc import Sequence
+
 from queue_max import checks
 from queue_max.domain.events import Events
+from queue_max.domain.job import Job, Lease
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import JobNotFoundError, LeaseLostError
-from queue_max.repositories.unit_of_work import Store
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.admission import Admission
 
 
@@ -30,19 +33,40 @@ class SettlementService:
         does not run under `fence`.
         """
         with self._store.writing(shard_id) as unit:
-            done = unit.jobs.complete(job_id, fence, result)
-            if done is not None:
-                lease, uid = done
-                unit.metadata.add_processed()
-                if lease.fence > 1:
-                    unit.attempts.forget([uid])
-        if done is None:
+            lease = self.write(unit, job_id, fence, result)
+        if lease is None:
             if fence is not None:
                 raise LeaseLostError(job_id, shard_id, fence)
             return False
-        self._admission.succeeded(lease)
-        self._events.publish("job_completed", job_id=job_id, shard_id=shard_id)
+        self.tell(lease)
         return True
+
+    def write(
+        self, unit: UnitOfWork, job_id: int, fence: int | None, result: str | None
+    ) -> Lease | None:
+        """Finish a running job within a transaction; None when it does not run."""
+        done = unit.jobs.complete(job_id, fence, result)
+        if done is None:
+            return None
+        lease, uid = done
+        unit.metadata.add_processed()
+        if lease.fence > 1:
+            unit.attempts.forget([uid])
+        return lease
+
+    def write_all(self, unit: UnitOfWork, finished: Sequence[Job]) -> set[Lease]:
+        """Finish running jobs of which nothing is to be kept; gives those that did run."""
+        done = unit.jobs.complete_all(job.lease for job in finished)
+        if done:
+            unit.metadata.add_processed(len(done))
+        if again := [str(job.uid) for job in finished if job.fence > 1 and job.lease in done]:
+            unit.attempts.forget(again)
+        return done
+
+    def tell(self, lease: Lease) -> None:
+        """Publish that a job is done, once that is committed."""
+        self._admission.succeeded(lease)
+        self._events.publish("job_completed", job_id=lease.job_id, shard_id=lease.shard_id)
 
     def cancel(self, job: object, reason: str = "called off") -> bool:
         """End a job as cancelled that waits or runs; False when it has ended already.

@@ -5,6 +5,7 @@ is only stopped. The file says which jobs the process has really started, so tha
 charged with its death.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -57,6 +58,7 @@ class Presence:
         self._file: int | None = None
         self._slots: dict[Lease, int] = {}
         self._free: list[int] = []
+        self._new_slots = itertools.count()
         forking.in_child(self._forget)
 
     def appear(self) -> None:
@@ -80,20 +82,24 @@ class Presence:
                 self._path().unlink(missing_ok=True)
         self._forget()
 
-    def started(self, lease: Lease) -> None:
-        """Note that a job has begun."""
+    def started(self, lease: Lease, after: Lease | None = None) -> None:
+        """Note that a job has begun; in the place of the one that its thread ran before, if any."""
         with self._lock:
-            slot = self._free.pop() if self._free else len(self._slots)
+            slot = self._slots.pop(after, None) if after is not None else None
+            if slot is None:
+                slot = self._free.pop() if self._free else next(self._new_slots)
             self._slots[lease] = slot
-            self._write(slot, b"%d %d %d" % lease)
+        # Beyond the lock: the thread has the slot for itself, and others need not wait for that.
+        self._write(slot, b"%d %d %d" % lease)
 
     def ended(self, lease: Lease) -> None:
         """Note that a job runs no longer."""
         with self._lock:
             slot = self._slots.pop(lease, None)
-            if slot is not None:
+        if slot is not None:
+            self._write(slot, b"")
+            with self._lock:
                 self._free.append(slot)
-                self._write(slot, b"")
 
     def dead(self) -> Iterator[Remains]:
         """Find processes of this host that are no more; each is given to one caller at a time."""
@@ -129,7 +135,7 @@ class Presence:
         if self._file is not None:
             os.close(self._file)
         self.identity, self._file = None, None
-        self._slots, self._free = {}, []
+        self._slots, self._free, self._new_slots = {}, [], itertools.count()
 
 
 def _header() -> bytes:

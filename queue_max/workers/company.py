@@ -24,16 +24,19 @@ class Company:
         self._running = 0
         self._loners = 0
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Run beside others; waits while one runs alone, or waits to."""
+    def join(self) -> None:
+        """Begin to run beside others; waits while one runs alone, or waits to. Then `leave`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._loners)
+            while self._loners:
+                self._changed.wait()
             self._running += 1
-        try:
-            yield
-        finally:
-            self._leave()
+
+    def leave(self) -> None:
+        """Run no longer."""
+        with self._changed:
+            self._running -= 1
+            if self._loners or not self._running:
+                self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -47,12 +50,7 @@ class Company:
         finally:
             with self._changed:
                 self._loners -= 1
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._running -= 1
-            self._changed.notify_all()
+            self.leave()
 
 
 in_this_process = Company()

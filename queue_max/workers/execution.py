@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
-from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.job import Job, JobResult
 from queue_max.exceptions import JobSignal, JobTimeoutError, Permanent
 
@@ -28,13 +27,14 @@ def run(function: ProcessFunction, job: Job, timeout: float | None = None) -> Jo
     outcome = _call(function, job) if timeout is None else _call_within(function, job, timeout)
     outcome.execution_time = time.monotonic() - begun
     outcome.worker_id = job.worker_id
-    outcome.completed_at = to_text(utc_now())
     return outcome
 
 
 def _call(function: ProcessFunction, job: Job) -> JobResult:
     try:
         result = function(job.payload)
+        if result is None:
+            return JobResult(success=True)
         if inspect.isawaitable(result):
             result = asyncio.run(_wait_for(result))
         if isinstance(result, JobSignal):

@@ -4,9 +4,11 @@ It shows that it lives, keeps the leases of its jobs, and recovers the jobs of o
 """
 
 import logging
+import threading
 import weakref
 
 from queue_max import forking
+from queue_max.exceptions import QueueClosedError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 
@@ -29,6 +31,8 @@ class Upkeep:
         self._services = queue.services
         self._workers = 0
         self._loops: list[Repeater] = []
+        self._tender: threading.Thread | None = None
+        self._stopping = threading.Event()
         forking.in_child(self._forget)
 
     @classmethod
@@ -39,6 +43,7 @@ class Upkeep:
 
     def join(self) -> None:
         """Note that a worker begins."""
+        self._services.dispatcher.join()
         with _lock:
             self._workers += 1
             if self._workers == 1:
@@ -46,20 +51,34 @@ class Upkeep:
 
     def leave(self) -> None:
         """Note that a worker has ended."""
+        self._services.dispatcher.leave()
         with _lock:
             self._workers -= 1
             if self._workers:
                 return
-            loops = self._loops
+            loops, tender = self._loops, self._tender
+            self._stopping.set()
+            self._services.dispatcher.stop_tending()
             # Within the lock: a worker that begins just now is to keep its new identity.
+            self._let_go()
             self._services.presence.vanish()
         for loop in loops:
             loop.stop()
+        if tender is not None:
+            tender.join()
+
+    def _let_go(self) -> None:
+        """Leave nothing behind that was claimed and not begun."""
+        try:
+            self._services.dispatcher.give_all_back()
+        except QueueClosedError:
+            return
 
     def _forget(self) -> None:
         """Begin without workers, in a child of fork: they run in the parent."""
         self._workers = 0
         self._loops = []
+        self._tender = None
 
     def _tidy(self) -> None:
         self._services.retention.tidy()
@@ -88,3 +107,11 @@ class Upkeep:
         ]
         for loop in self._loops:
             loop.start()
+        self._stopping = threading.Event()
+        self._tender = threading.Thread(
+            target=self._services.dispatcher.tend,
+            args=(self._stopping,),
+            name="queue-max-settling",
+            daemon=True,
+        )
+        self._tender.start()

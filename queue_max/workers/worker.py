@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any, Self, TypeVar
 from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import Failure, is_retryable_error
-from queue_max.domain.job import Job, JobResult
+from queue_max.domain.job import Job, JobResult, Lease
 from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import Bury, TryAgain
 from queue_max.exceptions import (
@@ -23,6 +24,7 @@ from queue_max.exceptions import (
     QueueError,
 )
 from queue_max.queue import Queue
+from queue_max.repositories.unit_of_work import UnitOfWork
 from queue_max.workers.company import in_this_process
 from queue_max.workers.execution import ProcessFunction, run
 from queue_max.workers.running import RunningJob
@@ -111,6 +113,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._job: Job | None = None
         self._tally = _Tally()
+        self._unsettled: set[Lease] = set()
+        self._charged: Lease | None = None
         self._started_at: datetime | None = None
 
     @property
@@ -158,6 +162,7 @@ class Worker:
             self._stopping.set()
             if self._is_working:
                 self._state = WorkerState.STOPPING
+        self._services.dispatcher.wake()
 
     def stop(self, timeout: float | None = 10.0) -> bool:
         """Take no further job and wait for the running one.
@@ -183,6 +188,9 @@ class Worker:
         self.request_stop()
         self._leaving.set()
         job = self._job
+        with suppress(QueueError):
+            self._services.dispatcher.flush()
+            self._services.dispatcher.give_all_back()
         if job is None:
             return False
         try:
@@ -227,6 +235,8 @@ class Worker:
         try:
             while not self._ends(WorkerState.STOPPED):
                 self._take_jobs()
+                self._be_charged_for_none()
+                self._settle()
         except BaseException:
             logger.exception("worker %s ended by an error of its own", self.worker_id)
             self._stopping.set()
@@ -246,7 +256,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 if not self._run_next():
-                    self._stopping.wait(self._idle_time())
+                    self._services.dispatcher.wait(self.poll_interval, self._stopping)
             except QueueClosedError:
                 self._stopping.set()
                 return
@@ -259,56 +269,65 @@ class Worker:
 
     def _run_next(self) -> bool:
         """Take a job and run it, a suspect alone in this process; False when none may start."""
-        with in_this_process.together():
-            if self._stopping.is_set():
-                return False
-            holder = self._services.presence.identity
-            job = self._services.dispatch.claim(self.worker_id, holder=holder)
+        in_this_process.join()
+        try:
+            job = None if self._stopping.is_set() else self._take()
             if job is None:
                 return False
             if not job.is_suspect:
                 self._process(job)
                 return True
-        with self._services.leases.held(job.lease), in_this_process.alone():
+        finally:
+            in_this_process.leave()
+        with in_this_process.alone():
             if self._stopping.is_set():
-                self._services.dispatch.give_back(job)
+                self._services.dispatcher.give_back(job)
             else:
                 self._process(job)
+                self._be_charged_for_none()
         return True
 
-    def _idle_time(self) -> float:
-        """Tell how long nothing can start: exactly, where a limit says so."""
-        limited = self._services.admission.wait()
-        wait = limited if limited > 0 else self._services.dispatch.next_due()
-        return min(wait, self.poll_interval)
+    def _take(self) -> Job | None:
+        dispatcher = self._services.dispatcher
+        if (job := dispatcher.take_ready(self.worker_id)) is None:
+            self._be_charged_for_none()
+            job = dispatcher.take(self.worker_id, self.poll_interval)
+        return job
+
+    def _be_charged_for_none(self) -> None:
+        """Note that the last job has ended: nothing runs while others are looked for."""
+        if self._charged is not None:
+            self._services.leases.stop(self._charged)
+            self._charged = None
 
     def _process(self, job: Job) -> None:
-        self._job = job
+        self._job, lease = job, job.lease
+        self._services.leases.start(lease, self._charged)
+        self._charged = lease
         try:
-            with self._services.leases.held(job.lease):
-                self._services.leases.start(job.lease)
-                self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
-                context = copy_context()
-                context.run(RunningJob(job, self._services).begin)
-                outcome = context.run(run, self.process_function, job, self.job_timeout)
-                if outcome.error is None:
-                    self._succeed(job, outcome)
-                else:
-                    self._fail(job, outcome.error)
+            self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
+            context = copy_context()
+            context.run(RunningJob(job, self._services).begin)
+            outcome = context.run(run, self.process_function, job, self.job_timeout)
+            if outcome.error is None:
+                self._succeed(job, outcome)
+            else:
+                self._fail(job, outcome.error)
         finally:
             self._job = None
 
     def _succeed(self, job: Job, outcome: JobResult) -> None:
-        result = self._result_of(job, outcome)
+        settlement, result = self._services.settlement, self._result_of(job, outcome)
 
-        def complete() -> bool:
-            return self._services.settlement.complete(
-                job.id, job.shard_id, fence=job.fence, result=result
-            )
+        def write(unit: UnitOfWork) -> bool:
+            return settlement.write(unit, job.id, job.fence, result) is not None
 
-        if self._store(complete, job):
+        def tell() -> None:
             self._tally.processed += 1
+            settlement.tell(job.lease)
             self._tell(self._on_job_complete, job_id=job.id, result=outcome.result)
+
+        self._finish(job, None if job.keep_result is None else write, tell)
 
     def _result_of(self, job: Job, outcome: JobResult) -> str | None:
         """Give the result as JSON text, where it is to be kept and can be."""
@@ -321,34 +340,57 @@ class Worker:
             return None
 
     def _fail(self, job: Job, error: BaseException) -> None:
-        match self._store(lambda: self._services.retry.settle_job(job, error), job):
-            case Bury():
-                self._tally.failed += 1
-            case TryAgain(is_counted=True):
-                self._tally.retried += 1
-            case _:  # lost, snoozed or cancelled
-                return
-        message, permanent = Failure.of(error).message, not is_retryable_error(error)
-        self._tell(self._on_job_error, job_id=job.id, error=message, permanent=permanent)
+        retry, failure = self._services.retry, Failure.of(error)
+        verdict = retry.judge(job, error)
 
-    def _store(self, write: Callable[[], T], job: Job) -> T | None:
-        """Write an outcome; while the database cannot take it, keep the lease and try again."""
-        pause = 0.1
-        while not self._leaving.is_set():
+        def write(unit: UnitOfWork) -> bool:
+            return retry.write(unit, job, failure, verdict)
+
+        def tell() -> None:
+            retry.tell_end(job, error, failure, verdict)
+            match verdict:
+                case Bury():
+                    self._tally.failed += 1
+                case TryAgain(is_counted=True):
+                    self._tally.retried += 1
+                case _:  # snoozed or cancelled
+                    return
+            permanent = not is_retryable_error(error)
+            message = failure.message
+            self._tell(self._on_job_error, job_id=job.id, error=message, permanent=permanent)
+
+        self._finish(job, write, tell)
+
+    def _finish(
+        self, job: Job, write: Callable[[UnitOfWork], bool] | None, tell: Callable[[], None]
+    ) -> None:
+        """Have an outcome written; it is told once that is committed, wherever that is done."""
+
+        def settled(is_written: bool) -> None:
             try:
-                return write()
-            except LeaseLostError as error:
-                self._tally.lost += 1
-                logger.warning("outcome of job %s dropped: %s", job.key, error)
-                return None
+                if is_written:
+                    tell()
+                else:
+                    self._tally.lost += 1
+                    logger.warning("outcome of job %s dropped: it is run by another", job.key)
+            finally:
+                self._unsettled.discard(job.lease)
+
+        self._unsettled.add(job.lease)
+        self._services.dispatcher.finish(job, write, settled)
+
+    def _settle(self) -> None:
+        """Wait until all outcomes of this worker are written, however long that takes."""
+        pause = 0.1
+        while self._unsettled and not self._leaving.is_set():
+            try:
+                self._services.dispatcher.flush()
             except QueueClosedError as error:
-                logger.error("outcome of job %s lost, it will run again: %s", job.key, error)
-                return None
-            except Exception as error:
-                _report("outcome of job %s not stored yet: %s", job.key, error)
-            self._leaving.wait(pause)
-            pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
-        return None
+                logger.error("%s job(s) will run again: %s", len(self._unsettled), error)
+                return
+            if self._unsettled:
+                self._leaving.wait(pause)
+                pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
 
     def _tell(self, callback: Callable[..., object] | None, **facts: Any) -> None:
         if callback is None:

@@ -311,9 +311,9 @@ def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
     start: Start, queue: Queue, tmp_path: Path
 ) -> None:
     (tmp_path / "sabotage.py").write_text(
-        "from queue_max.services.dispatch import DispatchService\n"
-        "def claim(*arguments, **options): raise SystemExit('no more')\n"
-        "DispatchService.claim = claim\n"
+        "from queue_max.services.dispatcher import Dispatcher\n"
+        "def take(*arguments, **options): raise SystemExit('no more')\n"
+        "Dispatcher.take = take\n"
         "def work(payload): ...\n"
     )
     process = start("worker", "--function", "sabotage:work")

@@ -14,8 +14,8 @@ def row(**changes: Any) -> dict[str, Any]:
         "uid": "u-1",
         "payload": PAYLOAD,
         "checksum": checksum("u-1", PAYLOAD),
-        "tentativas": 1,
-        "max_tentativas": 4,
+        "attempts": 1,
+        "max_attempts": 4,
         "retry_delay": 60,
         "priority": 0,
         "fence": 1,
@@ -43,7 +43,7 @@ def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
         ({"payload": b"{}"}, "not a text"),
         ({"payload": 5}, "not a text"),
         ({"uid": None}, "not a text"),
-        ({"tentativas": "1"}, "its tentativas is not a whole number"),
+        ({"attempts": "1"}, "its attempts is not a whole number"),
         ({"fence": None}, "its fence is not a whole number"),
         ({"status": "peNding"}, "its status is none there is"),
         ({"keep_result": "long"}, "its keep_result is not a number"),
@@ -54,4 +54,4 @@ def test_what_is_damaged_in_a_row_is_named(changes: dict[str, Any], said: str) -
     assert said in str(damage_of(damaged))
     readable = without_damage(damaged)
     assert readable["payload"] == "{}"
-    assert all(isinstance(readable[name], int) for name in ("id", "tentativas", "fence"))
+    assert all(isinstance(readable[name], int) for name in ("id", "attempts", "fence"))

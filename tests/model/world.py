@@ -69,7 +69,9 @@ class World:
             events.on(name, partial(self._note, name))
         admission = Admission(RateLimiter(math.inf), CircuitBreaker(math.inf, 60.0))
         alarm = BacklogAlarm(store, events, 1_000)
-        self.intake = IntakeService(store, events, alarm, Room(folder), rng, MAX_RETRIES)
+        self.intake = IntakeService(
+            store, events, alarm, Room(folder), lambda _shard_id: None, rng, MAX_RETRIES
+        )
         self.settlement = SettlementService(store, admission, events)
         self.dead_letters = DeadLetterService(store, MAX_RETRIES)
         self.retry = RetryService(store, RetryPolicy(), rng, self.dead_letters, admission, events)

@@ -206,7 +206,7 @@ def room(tmp_path: Path) -> Room:
 def intake(
     store: Store, events: Events, alarm: BacklogAlarm, room: Room, rng: random.Random
 ) -> IntakeService:
-    return IntakeService(store, events, alarm, room, rng, max_retries=3)
+    return IntakeService(store, events, alarm, room, lambda _shard_id: None, rng, max_retries=3)
 
 
 @pytest.fixture

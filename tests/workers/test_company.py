@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,11 +16,20 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
+@contextmanager
+def together(company: Company) -> Iterator[None]:
+    company.join()
+    try:
+        yield
+    finally:
+        company.leave()
+
+
 def test_many_run_together(threads: ThreadPoolExecutor) -> None:
     company, meeting = Company(), threading.Barrier(8)
 
     def meet(_: int) -> bool:
-        with company.together():
+        with together(company):
             meeting.wait(20)
             return True
 
@@ -30,7 +40,7 @@ def test_one_alone_waits_for_all_others_and_they_for_it(threads: ThreadPoolExecu
     company, running, most = Company(), [], []
 
     def run(number: int) -> None:
-        entry = company.alone() if number % 10 == 0 else company.together()
+        entry = company.alone() if number % 10 == 0 else together(company)
         with entry:
             running.append(number)
             if number % 10 == 0:
@@ -48,15 +58,15 @@ def test_nobody_joins_while_one_waits_to_be_alone(threads: ThreadPoolExecutor) -
         with company.alone():
             order.append("alone")
 
-    def together() -> None:
-        with company.together():
+    def beside() -> None:
+        with together(company):
             order.append("together")
 
-    with company.together():
+    with together(company):
         single = threads.submit(alone)
         while not company._loners:
             leave.wait(0.001)
-        late = threads.submit(together)
+        late = threads.submit(beside)
         assert not order
     single.result(20)
     late.result(20)
@@ -65,7 +75,7 @@ def test_nobody_joins_while_one_waits_to_be_alone(threads: ThreadPoolExecutor) -
 
 def test_an_error_leaves_the_place_free(threads: ThreadPoolExecutor) -> None:
     company = Company()
-    for enter in (company.alone, company.together, company.alone):
+    for enter in (company.alone, lambda: together(company), company.alone):
         with pytest.raises(ZeroDivisionError), enter():
             raise ZeroDivisionError
     with company.alone():

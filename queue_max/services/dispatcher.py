@@ -1,0 +1,518 @@
+"""The Dispatcher: feeds the workers of a process from one buffer, and settles what they did.
+
+An exchange is one transaction on one shard: it settles the jobs of that shard which have ended,
+and claims the next. The worker that finds the buffer empty makes it, on behalf of all; others go
+to other shards meanwhile, so that a locked one holds up nobody.
+"""
+
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from queue_max import forking
+from queue_max.domain.failures import JOB_DAMAGED, Failure
+from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, Lease
+from queue_max.domain.retry import Verdict
+from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.services.admission import Admission
+from queue_max.services.leases import LeaseService
+from queue_max.services.pace import Pace
+from queue_max.services.retry import RetryService
+from queue_max.services.settlement import SettlementService
+
+logger = logging.getLogger(__name__)
+
+FLUSH_AFTER = 0.02
+"""Seconds after which a job that has ended is settled, however busy the workers are."""
+
+HELD_AT_MOST = 0.2
+"""Seconds after which a job that no worker has begun goes back."""
+
+AT_ONCE = 3
+"""Exchanges made at once: while some wait for the disk, one can work."""
+
+STINT = 0.25
+"""Seconds for which a shard is preferred to others: its ended jobs are settled along the way."""
+
+LOCK_WAIT = 0.05
+"""Seconds to wait for a shard that others write to, before another one is tried."""
+
+RESTS = (0.25, 10.0)
+"""Seconds for which a shard that refused is left alone: at first, and at most."""
+
+
+@dataclass(slots=True)
+class Ended:
+    """A job that was run, and what is to be written of it."""
+
+    job: Job
+    lease: Lease
+    write: Callable[[UnitOfWork], bool] | None
+    """Writes it; False when the lease was lost. None for a job that is simply done."""
+    tell: Callable[[bool], object]
+    """Called after the commit; False when the lease was lost."""
+    at: float
+    in_doubt: bool = False
+    """A commit failed that may have written it."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    id: int
+    ended: list[Ended] = field(default_factory=list)
+    is_taken: bool = False
+    """A thread makes an exchange with it."""
+    begun_at: float = -math.inf
+    may_have_jobs: bool = False
+    hints: int = 0
+    takes_one: bool = False
+    """Its most urgent job was one that is never buffered: the next may be, too."""
+    rests_until: float = 0.0
+    refusals: int = 0
+    error: ShardError | None = None
+
+
+@dataclass(slots=True)
+class _Harvest:
+    """What an exchange brought."""
+
+    written: list[bool] = field(default_factory=list)
+    claimed: list[Job] = field(default_factory=list)
+    buried: list[tuple[Job, Failure, Verdict]] = field(default_factory=list)
+    weight: int = 0
+    """Characters in the payloads that were claimed."""
+    is_all: bool = True
+    """Fewer jobs came than were asked for."""
+
+
+class Dispatcher:
+    """A monitor without threads of its own; all workers of a queue in this process share it."""
+
+    def __init__(  # noqa: PLR0913 - the services of both halves of an exchange
+        self,
+        store: Store,
+        settlement: SettlementService,
+        retry: RetryService,
+        admission: Admission,
+        leases: LeaseService,
+        rng: random.Random,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._settlement = settlement
+        self._retry = retry
+        self._admission = admission
+        self._leases = leases
+        self._rng = rng
+        self._clock = clock
+        self._reset()
+        forking.in_child(self._reset)
+
+    def _reset(self) -> None:
+        """Begin with nothing: at first, and in a child of fork, for the jobs run in the parent."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._has_work = threading.Event()
+        self._shards = [_Shard(number) for number in self._store.shard_ids]
+        self._ready: dict[JobPriority, deque[tuple[Job, float]]] = {
+            priority: deque() for priority in sorted(JobPriority, reverse=True)
+        }
+        self._pace = Pace()
+        self._workers = 0
+        self._turn = 0
+        self._exchanges = 0
+        self._is_looking = False
+        self._look_at = 0.0
+
+    # For workers
+
+    def join(self) -> None:
+        """Note a worker more."""
+        with self._lock:
+            self._workers += 1
+
+    def leave(self) -> None:
+        """Note a worker less."""
+        with self._lock:
+            self._workers -= 1
+
+    def take(self, worker_id: str, look_every: float) -> Job | None:
+        """Give a job to a worker, under a lease; None when none may start now.
+
+        Shards where nothing was found are looked at again every `look_every` seconds, when a
+        job there falls due, or at a hint. Raises ShardError when no shard can serve.
+        """
+        while True:
+            job = self._pop()
+            if job is None:
+                shard = self._choose()
+                if shard is not None:
+                    job = self._exchange(shard, worker_id)
+                elif not self._look(look_every):
+                    return None
+            if job is not None:
+                return self._start(job, worker_id)
+
+    def take_ready(self, worker_id: str) -> Job | None:
+        """Give a job as `take` does, if one is in the buffer; asks no shard."""
+        job = self._pop()
+        return None if job is None else self._start(job, worker_id)
+
+    def finish(
+        self, job: Job, write: Callable[[UnitOfWork], bool] | None, tell: Callable[[bool], object]
+    ) -> None:
+        """Have a job settled that has ended, soon; see `Ended`."""
+        lease, now = job.lease, self._clock()
+        with self._lock:
+            self._shards[job.shard_id].ended.append(Ended(job, lease, write, tell, now))
+            self._pace.ended(lease, now)
+        if not self._has_work.is_set():
+            self._has_work.set()
+
+    def wait(self, longest: float, stopping: threading.Event) -> None:
+        """Wait until there may be something to take, for `longest` seconds at most."""
+        limited = self._admission.wait()
+        with self._changed:
+            now = self._clock()
+            if stopping.is_set():
+                return
+            if limited > 0:
+                longest = min(longest, limited)
+            elif any(self._ready.values()) or self._next_shard(now) is not None:
+                return
+            longest = min(longest, max(0.0, self._look_at - now))
+            self._changed.wait(min([longest, *self._rests(now)]))
+
+    def wake(self) -> None:
+        """Let all who wait look whether they are to stop."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def hint(self, shard_id: int | None = None) -> None:
+        """Note that there may be new jobs, in that shard or in any; costs next to nothing."""
+        with self._changed:
+            if shard_id is None:
+                self._look_at = 0.0
+            else:
+                shard = self._shards[shard_id]
+                shard.may_have_jobs = True
+                shard.hints += 1
+            self._changed.notify()
+
+    # For whoever sees to it that nothing is left lying
+
+    def tend(self, stopping: threading.Event) -> None:
+        """Settle what has waited long enough, and give back what nobody begins, until told to."""
+        while not stopping.is_set():
+            self._has_work.wait()
+            stopping.wait(FLUSH_AFTER)
+            try:
+                self._tend()
+            except QueueClosedError:
+                return
+            except Exception:
+                logger.exception("what has ended could not be settled; another try follows")
+
+    def stop_tending(self) -> None:
+        """Let `tend` see that it is to stop."""
+        self._has_work.set()
+
+    def flush(self) -> None:
+        """Settle all that has ended, as far as its shards serve."""
+        self._flush(math.inf)
+
+    def give_all_back(self) -> None:
+        """Let others have what nobody has begun."""
+        self._give_back(self._withdraw(math.inf))
+
+    def give_back(self, job: Job) -> None:
+        """Let others have a job that was taken and not begun; the attempt counts not."""
+        with self._lock:
+            self._pace.ended(job.lease, self._clock())
+        self._admission.handed_back(job.lease)
+        self._give_back([job])
+
+    def _tend(self) -> None:
+        now = self._clock()
+        self._flush(now - FLUSH_AFTER)
+        self._give_back(self._withdraw(now - HELD_AT_MOST))
+        with self._lock:
+            if not any(shard.ended for shard in self._shards) and not any(self._ready.values()):
+                self._has_work.clear()
+
+    def _flush(self, before: float) -> None:
+        for shard in self._shards:
+            with self._lock:
+                is_due = any(each.at <= before for each in shard.ended)
+                if not is_due or shard.is_taken or shard.rests_until > self._clock():
+                    continue
+                shard.is_taken = True
+                self._exchanges += 1
+            self._exchange(shard)
+
+    # The buffer
+
+    def _pop(self) -> Job | None:
+        with self._lock:
+            for jobs in self._ready.values():
+                if jobs:
+                    return jobs.popleft()[0]
+        return None
+
+    def _start(self, job: Job, worker_id: str) -> Job | None:
+        permit = self._admission.admit(0.0)
+        with self._lock:
+            now = self._clock()
+            if permit is None:
+                self._ready[job.priority].appendleft((job, now))
+            else:
+                self._pace.began(job.lease, now)
+        if permit is None:
+            self._has_work.set()
+            return None
+        self._admission.started(job.lease, permit)
+        job.worker_id = worker_id
+        return job
+
+    def _withdraw(self, since: float) -> list[Job]:
+        """Take out of the buffer what has been there since that time, or longer."""
+        with self._lock:
+            withdrawn = []
+            for jobs in self._ready.values():
+                while jobs and jobs[0][1] <= since:
+                    withdrawn.append(jobs.popleft()[0])
+        return withdrawn
+
+    def _give_back(self, given: Iterable[Job]) -> None:
+        for job in given:
+            try:
+                with self._store.writing(job.shard_id) as unit:
+                    unit.jobs.give_back(job)
+            except ShardError as error:  # its lease ends, then
+                logger.warning("job %s could not be given back: %s", job.key, error)
+            self._leases.drop(job.lease)
+            self.hint(job.shard_id)
+
+    # Exchanges
+
+    def _choose(self) -> _Shard | None:
+        """Take a shard where there is something to do."""
+        with self._lock:
+            now = self._clock()
+            shard = self._next_shard(now)
+            if shard is not None:
+                shard.is_taken = True
+                self._exchanges += 1
+                if now - shard.begun_at >= STINT:
+                    shard.begun_at = now
+                    self._turn = shard.id + 1
+            return shard
+
+    def _next_shard(self, now: float) -> _Shard | None:
+        """Find a shard with something to do: one that was begun with, else the next in turn."""
+        if self._exchanges >= AT_ONCE:
+            return None
+        may_claim = self._admission.allowance() > 0
+        following = self._shards[self._turn :] + self._shards[: self._turn]
+        able = [
+            shard
+            for shard in following
+            if (shard.ended or (shard.may_have_jobs and may_claim))
+            and not shard.is_taken
+            and shard.rests_until <= now
+        ]
+        begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
+        return next(begun, able[0] if able else None)
+
+    def _rests(self, now: float) -> list[float]:
+        return [
+            max(0.001, shard.rests_until - now)
+            for shard in self._shards
+            if shard.rests_until > now and (shard.ended or shard.may_have_jobs)
+        ]
+
+    def _exchange(self, shard: _Shard, worker_id: str | None = None) -> Job | None:
+        """Settle what has ended of a shard, and claim for a worker; gives its job, if one came."""
+        with self._lock:
+            ended, shard.ended = shard.ended, []
+            hints = shard.hints
+            asked = self._appetite(shard) if worker_id is not None else 0
+        harvest: _Harvest | None = None
+        try:
+            with self._store.writing(shard.id, LOCK_WAIT) as unit:
+                found = self._settle(unit, ended)
+                if worker_id is not None and asked:
+                    self._claim(unit, found, worker_id, asked)
+            harvest = found
+        except ShardBusyError as error:
+            self._refused(shard, error)
+        except QueueClosedError:
+            raise
+        except ShardError as error:
+            self._refused(shard, error)
+            ended = self._settle_alone(ended)
+        except Exception:
+            logger.exception("an exchange with shard %s failed", shard.id)
+            ended = self._settle_alone(ended)
+        finally:
+            first = self._end_exchange(shard, ended if harvest is None else [], harvest)
+            if harvest is not None and asked and harvest.is_all:
+                self._found_all(shard, hints)
+        if harvest is not None:
+            self._tell(harvest, ended)
+        return first
+
+    def _appetite(self, shard: _Shard) -> int:
+        allowance = self._admission.allowance()
+        most = 1 if shard.takes_one else self._pace.appetite(self._workers, self._clock())
+        return int(min(most, allowance))
+
+    def _settle(self, unit: UnitOfWork, ended: Sequence[Ended]) -> _Harvest:
+        done = [each.job for each in ended if each.write is None]
+        finished = self._settlement.write_all(unit, done) if done else set()
+        return _Harvest(
+            [each.lease in finished if each.write is None else each.write(unit) for each in ended]
+        )
+
+    def _claim(self, unit: UnitOfWork, harvest: _Harvest, worker_id: str, asked: int) -> None:
+        unit.claims.promote_due()
+        holder = self._leases.holder
+        claimed = unit.claims.claim(DEFAULT_QUEUE, worker_id, holder, at_most=asked)
+        harvest.weight = unit.claims.weight
+        harvest.is_all = len(claimed) < asked
+        for job in claimed:
+            if job.damage is not None:
+                failure = Failure(JOB_DAMAGED, job.damage)
+                if verdict := self._retry.lose(unit, job, failure, at_once=True):
+                    harvest.buried.append((job, failure, verdict))
+            elif harvest.claimed and not _may_wait(job):
+                unit.jobs.give_back(job)
+                harvest.is_all = False
+            else:
+                harvest.claimed.append(job)
+
+    def _settle_alone(self, ended: Sequence[Ended]) -> list[Ended]:
+        """Settle each in a transaction of its own, so that none suffers for another.
+
+        Gives those that have to wait. What one cannot tell of a commit that failed is taken for
+        written: nobody else can have ended these jobs.
+        """
+        left = []
+        for each in ended:
+            each.in_doubt = True
+            try:
+                with self._store.writing(each.job.shard_id, LOCK_WAIT) as unit:
+                    harvest = self._settle(unit, [each])
+            except ShardError:
+                left.append(each)
+            except Exception:
+                logger.exception("the outcome of job %s cannot be stored", each.job.key)
+                self._leases.drop(each.lease)
+                each.tell(False)
+            else:
+                self._tell(harvest, [each])
+        return left
+
+    def _end_exchange(
+        self, shard: _Shard, left: Sequence[Ended], harvest: _Harvest | None
+    ) -> Job | None:
+        """Put what came into the buffer, but for the first job, which is for who made it."""
+        claimed = harvest.claimed if harvest is not None else []
+        self._leases.hold_all(job.lease for job in claimed)
+        with self._changed:
+            now = self._clock()
+            shard.is_taken = False
+            self._exchanges -= 1
+            shard.ended[:0] = left
+            if harvest is not None:
+                shard.refusals, shard.error = 0, None
+            if harvest is not None and claimed:
+                self._pace.claimed(len(claimed), harvest.weight)
+                shard.takes_one = not _may_wait(claimed[0])
+            for job in claimed[1:]:
+                self._ready[job.priority].append((job, now))
+            # One more than there are jobs: it may find this shard free, and the next ones there.
+            self._changed.notify(max(1, len(claimed)))
+        if len(claimed) > 1 or left:
+            self._has_work.set()
+        return claimed[0] if claimed else None
+
+    def _found_all(self, shard: _Shard, hints: int) -> None:
+        """Note that no more is due there, unless somebody has stored more meanwhile."""
+        with self._lock:
+            if shard.hints == hints:
+                shard.may_have_jobs = False
+            self._look_at = 0.0  # to learn when the next job there is due
+
+    def _refused(self, shard: _Shard, error: ShardError) -> None:
+        """Leave a shard alone for a while."""
+        with self._lock:
+            if shard.refusals == 0:
+                logger.warning("going on without it: %s", error)
+            first, longest = RESTS
+            shard.rests_until = self._clock() + min(first * 2**shard.refusals, longest)
+            shard.refusals += 1
+            shard.error = None if isinstance(error, ShardBusyError) else error
+
+    def _tell(self, harvest: _Harvest, ended: Sequence[Ended]) -> None:
+        self._leases.drop_all(each.lease for each in ended)
+        for each, is_written in zip(ended, harvest.written, strict=True):
+            each.tell(is_written or each.in_doubt)
+        for job, failure, verdict in harvest.buried:
+            self._retry.tell(job, failure, verdict)
+
+    # Looking, without a lock
+
+    def _look(self, look_every: float) -> bool:
+        """Look for due jobs in all shards, one thread at a time; False when there are none."""
+        with self._lock:
+            now = self._clock()
+            if self._is_looking or now < self._look_at:
+                return False
+            self._is_looking = True
+            self._look_at = math.inf
+            resting = {shard.id for shard in self._shards if shard.rests_until > now}
+        pause, found, refusals = look_every, False, []
+        try:
+            for shard in self._shards:
+                if shard.id in resting:
+                    refusals.append(shard.error)
+                    continue
+                try:
+                    pause = min(pause, self._look_into(shard))
+                    found = found or shard.may_have_jobs
+                except ShardError as error:
+                    refusals.append(error)
+                    self._refused(shard, error)
+        finally:
+            with self._changed:
+                self._is_looking = False
+                self._look_at = min(self._look_at, self._clock() + pause)
+                if found:
+                    self._changed.notify_all()
+        errors = [error for error in refusals if error is not None]
+        if len(errors) == len(self._shards):
+            raise errors[0]
+        return found
+
+    def _look_into(self, shard: _Shard) -> float:
+        """See whether a shard has due jobs; gives the seconds until one will be."""
+        with self._store.reading(shard.id) as unit:
+            has_due = unit.claims.has_due(DEFAULT_QUEUE)
+            at = None if has_due else unit.claims.next_due()
+            wait = math.inf if at is None else (at - unit.now).total_seconds()
+        if has_due:
+            self.hint(shard.id)
+        return max(0.0, wait)
+
+
+def _may_wait(job: Job) -> bool:
+    """Tell whether a job may be buffered: one with a single attempt, or a suspect, never is."""
+    return job.attempts < job.max_attempts and not job.is_suspect
