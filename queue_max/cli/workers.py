@@ -95,6 +95,7 @@ def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
     while any(each.is_running for each in pool.workers):
         if signals.wait_for(2, SIGNALS_EVERY):
             _leave(pool, signals.received[-1])
+    pool.stop_all(timeout=None)  # what was claimed and not begun goes back
     _say_stats(pool)
 
 

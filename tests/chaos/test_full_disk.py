@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.chaos
 CYCLES = scaled(20, small=2)
 SHARDS = 2
 MIB = 1024 * 1024
-DISK, BALLAST = 40 * MIB, 20 * MIB
+DISK, LEFT = 40 * MIB, 6 * MIB
 HOLDING = 3  # jobs by hand, and as many in workers, that run while the disk is full
 SIZES = (40_000, 2_000, 100)  # characters of payloads: the last fill the gaps
 
@@ -42,7 +43,8 @@ class TmpfsDisk:
         self.path = path
 
     def fill(self) -> None:
-        (self.path / "ballast").write_bytes(bytes(BALLAST))
+        room = shutil.disk_usage(self.path).free - LEFT
+        (self.path / "ballast").write_bytes(bytes(max(0, room)))
 
     def fill_to_the_brim(self) -> None:
         """Take what is left, as another program may."""

@@ -1,0 +1,494 @@
+"""The Dispatcher: what it hands out, in which order, and that nothing it was given is lost."""
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from support.clock import FakeClock
+
+from queue_max.domain.failures import WORKER_DIED, Failure
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobStatus
+from queue_max.exceptions import QueueClosedError, ShardDamagedError, ShardError
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.services import dispatcher as dispatcher_module
+from queue_max.services.admission import Admission
+from queue_max.services.dead_letters import DeadLetterService
+from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher
+from queue_max.services.inspection import InspectionService
+from queue_max.services.leases import LeaseService
+from queue_max.services.pace import Pace
+from queue_max.services.retry import RetryService
+from queue_max.services.settlement import SettlementService
+from queue_max.storage.sqlite import SqliteDatabase
+
+Add = Callable[..., list[int]]
+Find = Callable[..., Job | None]
+Told = list[tuple[str, dict[str, Any]]]
+Locked = Callable[[int], AbstractContextManager[None]]
+
+two_shards = pytest.mark.parametrize("shard_count", [2])
+three_shards = pytest.mark.parametrize("shard_count", [3])
+
+
+@pytest.fixture
+def dispatcher(
+    store: Store,
+    settlement: SettlementService,
+    retry: RetryService,
+    admission: Admission,
+    leases: LeaseService,
+    rng: random.Random,
+    clock: FakeClock,
+) -> Dispatcher:
+    made = Dispatcher(
+        store,
+        settlement,
+        retry,
+        admission,
+        leases,
+        rng,
+        clock=lambda: clock.now.timestamp(),
+    )
+    made.join()
+    return made
+
+
+@pytest.fixture
+def _hungry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim ten jobs at a time."""
+    monkeypatch.setattr(Pace, "appetite", lambda _pace, _workers, _now: 10)
+
+
+@pytest.fixture
+def take(dispatcher: Dispatcher) -> Callable[..., Job | None]:
+    def take(worker_id: str = "worker-1") -> Job | None:
+        return dispatcher.take(worker_id, look_every=1.0)
+
+    return take
+
+
+@pytest.fixture
+def done(dispatcher: Dispatcher) -> Callable[[Job], list[bool]]:
+    """Finish a job as done; gives a list that gets what is told of it."""
+
+    def done(job: Job) -> list[bool]:
+        told: list[bool] = []
+        dispatcher.finish(job, None, told.append)
+        return told
+
+    return done
+
+
+Take = Callable[..., Job | None]
+Done = Callable[[Job], list[bool]]
+
+hungry = pytest.mark.usefixtures("_hungry")
+
+
+def must(job: Job | None) -> Job:
+    assert job is not None
+    return job
+
+
+# Handing out
+
+
+def test_a_job_is_given_to_a_worker_under_a_lease(take: Take, add: Add, find: Find) -> None:
+    [job_id] = add()
+    job = must(take("anna"))
+    assert (job.id, job.worker_id, job.attempts, job.fence) == (job_id, "anna", 1, 1)
+    assert must(find(job_id)).status is JobStatus.PROCESSING
+    assert take() is None
+
+
+@hungry
+def test_what_is_claimed_together_is_given_out_without_asking_again(
+    take: Take, add: Add, statements: list[str]
+) -> None:
+    ids = add(5)
+    first = must(take())
+    statements.clear()
+    assert [first.id, *(must(take()).id for _ in range(4))] == ids
+    assert statements == []
+
+
+@hungry
+@two_shards
+def test_the_buffer_gives_out_the_most_urgent_first(take: Take, add: Add) -> None:
+    add(2, shard_id=0, priority=0)
+    add(2, shard_id=0, priority=1)
+    assert must(take()).priority == 1
+    assert [must(take()).priority for _ in range(3)] == [1, 0, 0]
+
+
+@hungry
+def test_a_buffered_job_is_run_under_the_name_of_the_worker_that_takes_it(
+    take: Take, add: Add
+) -> None:
+    add(2)
+    assert [must(take(name)).worker_id for name in ("anna", "bert")] == ["anna", "bert"]
+
+
+@hungry
+def test_what_is_buffered_keeps_its_lease(take: Take, add: Add, leases: LeaseService) -> None:
+    add(3)
+    take()
+    assert len(leases._held) == 3
+
+
+@hungry
+@pytest.mark.parametrize("kind", ["single attempt", "suspect"])
+def test_a_job_that_must_not_be_charged_for_others_is_not_buffered(
+    take: Take, add: Add, find: Find, store: Store, kind: str
+) -> None:
+    [first] = add()
+    [careful] = add(max_attempts=1) if kind == "single attempt" else add()
+    if kind == "suspect":
+        with store.writing(0) as unit:
+            unit.claims.claim("default", "w", at_most=2)
+            for job_id in (first, careful):
+                job = must(unit.jobs.running(job_id, None))
+                died = Failure(WORKER_DIED, "") if job_id == careful else Failure("E", "")
+                unit.jobs.reschedule(job, died, unit.now)
+    assert must(take()).id == first
+    assert must(find(careful)).status is JobStatus.PENDING
+    assert must(take()).id == careful
+
+
+@hungry
+def test_what_nobody_begins_goes_back_and_its_attempt_counts_not(
+    dispatcher: Dispatcher, take: Take, add: Add, find: Find, clock: FakeClock, leases: LeaseService
+) -> None:
+    ids = add(3)
+    must(take())
+    clock.advance(HELD_AT_MOST - 0.01)
+    dispatcher._tend()
+    assert must(find(ids[1])).status is JobStatus.PROCESSING
+    clock.advance(0.02)
+    dispatcher._tend()
+    given_back = [must(find(each)) for each in ids[1:]]
+    assert [(job.status, job.attempts) for job in given_back] == [(JobStatus.PENDING, 0)] * 2
+    assert len(leases._held) == 1
+    assert must(take()).id == ids[1]
+
+
+@hungry
+def test_at_the_end_all_goes_back_that_nobody_has_begun(
+    dispatcher: Dispatcher, take: Take, add: Add, inspection: InspectionService
+) -> None:
+    add(4)
+    must(take())
+    dispatcher.give_all_back()
+    counts = inspection.counts()
+    assert (counts.pending, counts.processing) == (3, 1)
+
+
+def test_a_damaged_job_is_buried_on_the_way(
+    take: Take,
+    add: Add,
+    shards: list[SqliteDatabase],
+    dead_letters: DeadLetterService,
+    told: Told,
+) -> None:
+    damaged, sound = add(2)
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql(f"UPDATE fila SET payload = '{{' WHERE id = {damaged}")
+    assert must(take()).id == sound
+    assert [letter.job_id for letter in dead_letters.list()] == [damaged]
+    assert [event for event, _ in told] == ["job_failed"]
+
+
+# Limits
+
+
+@hungry
+@pytest.mark.parametrize("rate_limit", [2])
+def test_no_more_is_claimed_than_the_limiter_lets_start(
+    take: Take, add: Add, inspection: InspectionService
+) -> None:
+    add(5)
+    assert [take() is not None for _ in range(3)] == [True, True, False]
+    assert inspection.counts().processing == 2
+
+
+@pytest.mark.parametrize("failure_threshold", [1])
+def test_while_the_circuit_is_open_nothing_is_claimed(
+    take: Take, add: Add, breaker: Any, inspection: InspectionService
+) -> None:
+    add(2)
+    breaker.record_failure()
+    assert take() is None
+    assert inspection.counts().processing == 0
+
+
+# Settling
+
+
+def test_what_has_ended_is_settled_with_the_next_claim(
+    take: Take, add: Add, done: Done, find: Find, statements: list[str]
+) -> None:
+    first, second = add(2)
+    told = done(must(take()))
+    assert told == []
+    statements.clear()
+    assert must(take()).id == second
+    assert told == [True]
+    assert find(first) is None
+    assert sum(sql.startswith("BEGIN IMMEDIATE") for sql in statements) == 1
+
+
+@hungry
+def test_what_has_ended_is_settled_soon_however_long_the_next_job_runs(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, clock: FakeClock
+) -> None:
+    add(2)
+    told = done(must(take()))
+    must(take())
+    clock.advance(FLUSH_AFTER / 2)
+    dispatcher._tend()
+    assert told == []
+    clock.advance(FLUSH_AFTER)
+    dispatcher._tend()
+    assert told == [True]
+
+
+def test_an_outcome_of_its_own_is_written_in_the_same_transaction(
+    dispatcher: Dispatcher, take: Take, add: Add, find: Find, retry: RetryService
+) -> None:
+    [job_id] = add(max_attempts=2)
+    job, told = must(take()), []
+    failure, verdict = Failure.of("it broke"), retry.judge(job, "it broke")
+
+    def write(unit: UnitOfWork) -> bool:
+        return retry.write(unit, job, failure, verdict)
+
+    dispatcher.finish(job, write, told.append)
+    dispatcher.flush()
+    assert told == [True]
+    assert (must(find(job_id)).status, must(find(job_id)).last_error) == (
+        JobStatus.SCHEDULED,
+        "it broke",
+    )
+
+
+def test_whose_lease_is_lost_is_told_so_and_changes_nothing(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, store: Store, find: Find
+) -> None:
+    [job_id] = add()
+    job = must(take())
+    with store.writing(0) as unit:
+        unit.jobs.give_back(job)
+        heir = must(unit.claims.claim_next("default", "heir"))
+    told = done(job)
+    dispatcher.flush()
+    assert told == [False]
+    assert must(find(job_id)).lease == heir.lease
+
+
+def test_all_that_are_done_are_counted_and_their_attempts_forgotten(
+    dispatcher: Dispatcher,
+    take: Take,
+    add: Add,
+    done: Done,
+    retry: RetryService,
+    clock: FakeClock,
+    inspection: InspectionService,
+    store: Store,
+) -> None:
+    add(max_attempts=3)
+    job = must(take())
+    retry.settle_job(job, "again")
+    clock.advance(10 * DEFAULT_RETRY_DELAY)
+    dispatcher.hint(0)
+    done(must(take()))
+    dispatcher.flush()
+    assert inspection.totals().processed == 1
+    with store.reading(0) as unit:
+        assert unit.attempts.of(str(job.uid)) == []
+
+
+@hungry
+def test_when_an_exchange_fails_each_outcome_is_settled_alone(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, inspection: InspectionService
+) -> None:
+    add(3)
+    jobs = [must(take()) for _ in range(3)]
+    told = [done(jobs[0])]
+    bad: list[bool] = []
+
+    def fail(_unit: UnitOfWork) -> bool:
+        raise TypeError("nobody foresaw it")
+
+    dispatcher.finish(jobs[1], fail, bad.append)
+    told.append(done(jobs[2]))
+    dispatcher.flush()
+    assert told == [[True], [True]]
+    assert bad == [False]
+    assert inspection.totals().processed == 2
+
+
+def test_a_commit_that_failed_and_was_done_counts_as_done(
+    dispatcher: Dispatcher,
+    take: Take,
+    add: Add,
+    done: Done,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add()
+    told = done(must(take()))
+    writing, calls = store.writing, []
+
+    def failing_once(shard_id: int, wait: float | None = None) -> Any:
+        calls.append(shard_id)
+        return _Failing(writing(shard_id, wait)) if len(calls) == 1 else writing(shard_id, wait)
+
+    monkeypatch.setattr(store, "writing", failing_once)
+    dispatcher.flush()
+    assert told == [True]
+
+
+class _Failing:
+    """A transaction that is committed, and says that it was not."""
+
+    def __init__(self, inner: AbstractContextManager[UnitOfWork]) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> UnitOfWork:
+        return self._inner.__enter__()
+
+    def __exit__(self, *facts: Any) -> None:
+        self._inner.__exit__(*facts)
+        raise ShardError(0, "disk I/O error")
+
+
+def test_what_cannot_be_settled_now_is_settled_later(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, locked: Locked, clock: FakeClock
+) -> None:
+    add()
+    told = done(must(take()))
+    with locked(0):
+        dispatcher.flush()
+        assert told == []
+    clock.advance(60)
+    dispatcher.flush()
+    assert told == [True]
+
+
+def test_when_the_store_is_closed_the_outcomes_stay(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, store: Store
+) -> None:
+    add()
+    told = done(must(take()))
+    store.close()
+    with pytest.raises(QueueClosedError):
+        dispatcher.flush()
+    assert told == []
+
+
+# Several shards
+
+
+@two_shards
+def test_a_locked_shard_does_not_hold_up_the_others(
+    take: Take, add: Add, locked: Locked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "LOCK_WAIT", 0.001)
+    add(2, shard_id=0)
+    ids = add(2, shard_id=1)
+    with locked(0):
+        assert [must(take()).id for _ in range(2)] == ids
+        assert take() is None
+
+
+@three_shards
+def test_a_damaged_shard_is_told_once_and_the_others_go_on(
+    take: Take, add: Add, damage: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    add(3, shard_id=2)
+    damage(0)
+    assert [must(take()).shard_id for _ in range(3)] == [2, 2, 2]
+    assert take() is None
+    assert len([each for each in caplog.records if "going on without it" in each.msg]) == 1
+
+
+@two_shards
+def test_when_no_shard_can_serve_that_is_an_error(
+    dispatcher: Dispatcher, take: Take, damage: Callable[[int], None]
+) -> None:
+    damage(0)
+    damage(1)
+    with pytest.raises(ShardDamagedError):
+        take()
+    dispatcher.hint()
+    with pytest.raises(ShardDamagedError):  # while they rest, too
+        take()
+
+
+@three_shards
+def test_all_shards_get_their_turn(take: Take, add: Add, done: Done, clock: FakeClock) -> None:
+    for shard_id in range(3):
+        add(40, shard_id=shard_id)
+    served = []
+    for _ in range(60):
+        job = must(take())
+        served.append(job.shard_id)
+        done(job)
+        clock.advance(0.02)
+    assert set(served) == {0, 1, 2}
+
+
+# Looking and waiting
+
+
+def test_an_empty_queue_is_looked_at_without_a_lock_and_not_too_often(
+    take: Take, clock: FakeClock, statements: list[str]
+) -> None:
+    for _ in range(5):
+        assert take() is None
+    assert sum("EXISTS" in sql for sql in statements) == 1
+    assert not any("IMMEDIATE" in sql for sql in statements)
+    clock.advance(1.1)
+    assert take() is None
+    assert sum("EXISTS" in sql for sql in statements) == 2
+
+
+def test_a_hint_is_followed_at_once(dispatcher: Dispatcher, take: Take, add: Add) -> None:
+    assert take() is None
+    [job_id] = add()
+    assert take() is None  # nobody has said so
+    dispatcher.hint(0)
+    assert must(take()).id == job_id
+
+
+def test_a_hint_that_names_no_shard_has_all_looked_at(
+    dispatcher: Dispatcher, take: Take, add: Add
+) -> None:
+    assert take() is None
+    add()
+    dispatcher.hint()
+    must(take())
+
+
+def test_a_job_is_found_when_it_falls_due(take: Take, add: Add, clock: FakeClock) -> None:
+    add(delay=0.3)
+    assert take() is None
+    clock.advance(0.31)
+    must(take())
+
+
+def test_who_waits_is_woken_by_a_hint_and_by_being_told_to_stop(dispatcher: Dispatcher) -> None:
+    stopping = threading.Event()
+    for end in (lambda: dispatcher.hint(0), dispatcher.wake):
+        waiting = threading.Thread(target=dispatcher.wait, args=(60.0, stopping))
+        dispatcher._shards[0].may_have_jobs = False
+        dispatcher._look_at = float("inf")
+        waiting.start()
+        while not dispatcher._changed._waiters:  # type: ignore[attr-defined]
+            pass
+        end()
+        waiting.join(30)
+        assert not waiting.is_alive()
