@@ -22,9 +22,9 @@ from queue_max.exceptions import (
     ConfigurationError,
     QueueNotFoundError,
     SchemaError,
-    ShardBusyError,
     ShardDamagedError,
     ShardError,
+    ShardMissingError,
 )
 from queue_max.storage import filesystem, migrations
 from queue_max.storage.database import Database
@@ -153,11 +153,11 @@ class Directory:
         return [self._database(entry) for entry in entries or self._found_entries()]
 
     def refuse_foreign(self, database: Database) -> None:
-        """Raise ShardError for a shard that is not the one which belongs there."""
+        """Raise ShardMissingError for a shard that is not the one which belongs there."""
         with self._control.reading() as connection:
             identity, count = self._identity(connection)
         if self._mirror(database) != Mirror(identity, count, database.shard_id):
-            raise ShardError(
+            raise ShardMissingError(
                 database.shard_id,
                 f"{database.url.database} belongs to another queue, or to another place, than "
                 f"{self._control.path} says: was it copied from elsewhere?",
@@ -330,8 +330,8 @@ class Directory:
 
 
 def _set_aside(database: Database, error: ShardError) -> None:
-    """Let the others go on without a shard; unless it has just to be waited for, or migrated."""
-    if isinstance(error, ShardBusyError | SchemaError):
+    """Let the others go on without a shard that is lost; any other error may pass."""
+    if not isinstance(error, ShardDamagedError | ShardMissingError):
         raise error
     logger.error("going on without it: %s", error)
     database.fault = error
