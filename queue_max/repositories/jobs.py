@@ -1,7 +1,7 @@
 """The `fila` table: one method for each step in a job's life."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -79,6 +79,7 @@ _complete = (
 )
 
 
+_insert = insert(jobs).inline()
 _complete_all = (
     delete(jobs)
     .where(
@@ -119,9 +120,19 @@ class JobRepository:
             }
             for job in new
         ]
+        if self._connection.dialect.name == "sqlite":
+            return self._add_in_a_row(rows)
         added = self._connection.execute(insert(jobs).returning(jobs.c.uid, jobs.c.id), rows)
         ids = {row.uid: row.id for row in added}  # RETURNING has no order
         return [ids[job.uid] for job in new]
+
+    def _add_in_a_row(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Store rows as SQLite has it: who writes is alone, so that their ids follow each other."""
+        if len(rows) == 1:
+            return [self._connection.execute(_insert, rows[0]).lastrowid]
+        self._connection.execute(_insert, rows)
+        last = self._connection.exec_driver_sql("SELECT last_insert_rowid()").scalar_one()
+        return list(range(last - len(rows) + 1, last + 1))
 
     def running(self, job_id: int, fence: int | None) -> Job | None:
         """Read a job that runs, under that fence if one is given; None when it does not."""
@@ -232,8 +243,10 @@ class JobRepository:
         return None if row is None else row.id
 
     def _due(self, job: NewJob) -> dict[str, Any]:
-        at = later(self._now, job.delay) if job.run_at is None else job.run_at
-        if at <= self._now:
+        at = job.run_at
+        if job.delay:
+            at = later(self._now, job.delay)
+        if at is None or at <= self._now:
             return {"status": JobStatus.PENDING, "next_retry_at": None}
         return {"status": JobStatus.SCHEDULED, "next_retry_at": at}
 
