@@ -70,6 +70,7 @@ RECOVERY = "queue_max/services/recovery.py"
 RETRY = "queue_max/services/retry.py"
 BURIAL = "queue_max/services/dead_letters.py"
 SETTLEMENT = "queue_max/services/settlement.py"
+DISPATCHER = "queue_max/services/dispatcher.py"
 COMPANY = "queue_max/workers/company.py"
 WORKER = "queue_max/workers/worker.py"
 
@@ -85,8 +86,8 @@ MUTATIONS = [
     mutation(
         "failing without the fence",
         JOBS,
-        "jobs.c.status == PROCESSING, jobs.c.fence == job.fence)",
-        "jobs.c.status == PROCESSING)",
+        "is_held = [] if job.damage else [jobs.c.fence == job.fence]",
+        "is_held: list[Any] = []",
         MODEL,
     ),
     mutation(
@@ -123,7 +124,7 @@ MUTATIONS = [
         "overdue = {\n"
         "                    lease: at\n"
         "                    for lease, at in unit.leases.all().items()\n"
-        "                    if unit.now - at >= self._lease_time\n"
+        "                    if unit.now - unit.now.fromisoformat(at) >= self._lease_time\n"
         "                }",
         MODEL,
     ),
@@ -250,16 +251,52 @@ MUTATIONS = [
     mutation(
         "others join who is to be alone",
         COMPANY,
-        "            self._changed.wait_for(lambda: not self._loners)\n",
+        "            while self._loners:\n                self._changed.wait()\n",
         "",
         "tests/workers/test_company.py",
     ),
     mutation(
         "suspects are not run alone",
         WORKER,
-        "in_this_process.alone()",
-        "in_this_process.together()",
+        "            if not job.is_suspect:",
+        "            if True:",
         GUARDS,
+    ),
+    # The dispatcher
+    mutation(
+        "suspects and single attempts are buffered",
+        DISPATCHER,
+        "return job.attempts < job.max_attempts and not job.is_suspect",
+        "return True",
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "members of a failed transaction are trusted",
+        DISPATCHER,
+        'failed", shard.id)\n            ended = self._settle_alone(ended)',
+        'failed", shard.id)\n            ended = []',
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "jobs that nobody begins are kept",
+        DISPATCHER,
+        "self._give_back(self._withdraw(now - HELD_AT_MOST))",
+        "pass",
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "completing many without the fence",
+        JOBS,
+        'jobs.c.fence == bindparam("token", type_=BigInteger),\n        jobs.c.id.in_(',
+        "jobs.c.id.in_(",
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "a damaged job is run",
+        DISPATCHER,
+        "            if job.damage is not None:",
+        "            if False:",
+        "tests/services/test_dispatcher.py",
     ),
     # Dead letters
     mutation(
@@ -275,8 +312,8 @@ MUTATIONS = [
             Change(BURIAL, "unit.dead_letters.add(job, failure, verdict.reason)", "pass"),
             Change(
                 RETRY,
-                "            is_written = self._write(unit, job, failure, verdict)\n",
-                "            is_written = self._write(unit, job, failure, verdict)\n"
+                "            is_written = self.write(unit, job, failure, verdict)\n",
+                "            is_written = self.write(unit, job, failure, verdict)\n"
                 "        if is_written and isinstance(verdict, Bury):\n"
                 "            with self._store.writing(job.shard_id) as unit:\n"
                 "                unit.dead_letters.add(job, failure, verdict.reason)\n",
