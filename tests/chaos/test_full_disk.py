@@ -42,7 +42,10 @@ class TmpfsDisk:
         self.path = path
 
     def fill(self) -> None:
-        (self.path / "ballast").write_bytes(bytes(BALLAST))
+        # Where the files of the queue have grown meanwhile, a part of it may fill the disk.
+        with suppress(OSError), (self.path / "ballast").open("wb", buffering=0) as ballast:
+            for _ in range(BALLAST // MIB):
+                ballast.write(bytes(MIB))
 
     def fill_to_the_brim(self) -> None:
         """Take what is left, as another program may."""
@@ -85,7 +88,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         try:
             yield TmpfsDisk(place)
         finally:
-            subprocess.run(["umount", str(place)], check=True)
+            # Lazily: after a failure the queue is still open, and a disk left behind hurts others.
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
     else:
         limited = LimitedFiles(place)
         yield limited
