@@ -56,7 +56,8 @@ def test_the_job_of_a_dead_process_begins_again_within_a_second(
 
     late = {n for n, wait in waits.items() if wait > LONGEST_WAIT}
     times = f"{median(waits.values()):.2f} s, at most {max(waits.values()):.2f} s"
-    report(f"{DEATHS} deaths, begun again after {times} (unfinished: late)", Verdict(unfinished=late))
+    done = f"{DEATHS} deaths, begun again after {times} (unfinished: late)"
+    report(done, Verdict(unfinished=late))
     assert len(late) <= LATE, waits
 
 
