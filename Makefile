@@ -11,7 +11,7 @@ JOBS ?= 4
 
 help:
 	@echo "make demo       parse the standard library, as jobs of two worker processes"
-	@echo "make test       run the tests"
+	@echo "make test       run the tests, with a small part of each suite of faults"
 	@echo "make check      lint, format, types, layers, spelling"
 	@echo "make chaos      kills, power cuts, full disks, races, in full; QUEUE_MAX_TEST_SEED repeats"
 	@echo "make mutations  take out one guard after the other, see that a test notices; WORDS chooses"

@@ -87,7 +87,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         try:
             yield TmpfsDisk(place)
         finally:
-            subprocess.run(["umount", str(place)], check=True)
+            # Lazily: after a failure the queue is still open, and a disk left behind hurts others.
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
     else:
         limited = LimitedFiles(place)
         yield limited
