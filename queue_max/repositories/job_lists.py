@@ -1,6 +1,7 @@
 """The `fila` table as a whole: jobs counted, listed and deleted many at once."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.job import Job, JobStatus, Lease
 from queue_max.domain.reference import JobRef
 from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs, to_job
 from queue_max.storage.schema import (
@@ -52,6 +53,18 @@ _count_waiting = select(
 )
 
 _is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
+
+
+_complete_all = (
+    delete(jobs)
+    .where(
+        jobs.c.status == PROCESSING,
+        jobs.c.keep_result.is_(None),
+        jobs.c.fence == bindparam("token", type_=BigInteger),
+        jobs.c.id.in_(bindparam("job_ids", expanding=True)),
+    )
+    .returning(jobs.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,21 @@ class JobListRepository:
         statement = select(*WHOLE_JOB).order_by(jobs.c.id)
         for row in self._connection.execute(statement).yield_per(1000):
             yield to_job(row, self._shard_id)
+
+    def complete_all(self, leases: Iterable[Lease]) -> set[Lease]:
+        """Delete running jobs that are done, and of which nothing is to be kept.
+
+        Gives those that were still run under their leases.
+        """
+        by_fence: dict[int, list[int]] = defaultdict(list)
+        for lease in leases:
+            by_fence[lease.fence].append(lease.job_id)
+        done: set[Lease] = set()
+        for fence, ids in by_fence.items():  # for nearly all jobs it is 1
+            values = {"token": fence, "job_ids": ids}
+            found = self._connection.execute(_complete_all, values).scalars()
+            done.update(Lease(self._shard_id, job_id, fence) for job_id in found)
+        return done
 
     def delete_ended_before(self, moments: Mapping[JobStatus, datetime], limit: int) -> int:
         """Delete jobs of each kind that ended before its moment, but for those with a dead letter.

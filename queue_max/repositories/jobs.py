@@ -1,7 +1,6 @@
 """The `fila` table: one method for each step in a job's life."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -80,16 +79,6 @@ _complete = (
 
 
 _insert = insert(jobs).inline()
-_complete_all = (
-    delete(jobs)
-    .where(
-        jobs.c.status == PROCESSING,
-        jobs.c.keep_result.is_(None),
-        jobs.c.fence == bindparam("token", type_=BigInteger),
-        jobs.c.id.in_(bindparam("job_ids", expanding=True)),
-    )
-    .returning(jobs.c.id)
-)
 
 
 class JobRepository:
@@ -163,21 +152,6 @@ class JobRepository:
             progress=100.0,
         )
         return job.lease, str(job.uid)
-
-    def complete_all(self, leases: Iterable[Lease]) -> set[Lease]:
-        """Delete running jobs that are done, and of which nothing is to be kept.
-
-        Gives those that were still run under their leases.
-        """
-        by_fence: dict[int, list[int]] = defaultdict(list)
-        for lease in leases:
-            by_fence[lease.fence].append(lease.job_id)
-        done: set[Lease] = set()
-        for fence, ids in by_fence.items():  # for nearly all jobs it is 1
-            values = {"token": fence, "job_ids": ids}
-            found = self._connection.execute(_complete_all, values).scalars()
-            done.update(Lease(self._shard_id, job_id, fence) for job_id in found)
-        return done
 
     def cancel(self, job: JobRef, reason: str) -> bool:
         """End a job as cancelled that waits or runs; False for any other."""

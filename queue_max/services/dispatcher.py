@@ -191,9 +191,10 @@ class Dispatcher:
             self._changed.wait(min([longest, *self._rests(now)]))
 
     def wake(self) -> None:
-        """Let all who wait look whether they are to stop."""
+        """Let all who wait, or tend, look whether they are to stop."""
         with self._changed:
             self._changed.notify_all()
+        self._has_work.set()
 
     def hint(self, shard_id: int | None = None) -> None:
         """Note that there may be new jobs, in that shard or in any; costs next to nothing."""
@@ -219,10 +220,6 @@ class Dispatcher:
                 return
             except Exception:
                 logger.exception("what has ended could not be settled; another try follows")
-
-    def stop_tending(self) -> None:
-        """Let `tend` see that it is to stop."""
-        self._has_work.set()
 
     def flush(self) -> None:
         """Settle all that has ended, as far as its shards serve."""

@@ -56,7 +56,7 @@ class SettlementService:
 
     def write_all(self, unit: UnitOfWork, finished: Sequence[Job]) -> set[Lease]:
         """Finish running jobs of which nothing is to be kept; gives those that did run."""
-        done = unit.jobs.complete_all(job.lease for job in finished)
+        done = unit.job_lists.complete_all(job.lease for job in finished)
         if done:
             unit.metadata.add_processed(len(done))
         if again := [str(job.uid) for job in finished if job.fence > 1 and job.lease in done]:

@@ -58,7 +58,7 @@ class Upkeep:
                 return
             loops, tender = self._loops, self._tender
             self._stopping.set()
-            self._services.dispatcher.stop_tending()
+            self._services.dispatcher.wake()
             # Within the lock: a worker that begins just now is to keep its new identity.
             self._let_go()
             self._services.presence.vanish()

@@ -56,6 +56,7 @@ def mutation(name: str, file: str, old: str, new: str, *tests: str) -> Mutation:
 
 JOBS = "queue_max/repositories/jobs.py"
 CLAIMS = "queue_max/repositories/claims.py"
+LISTS = "queue_max/repositories/job_lists.py"
 LEASES = "queue_max/repositories/leases.py"
 LETTERS = "queue_max/repositories/dead_letters.py"
 UNITS = "queue_max/repositories/unit_of_work.py"
@@ -286,7 +287,7 @@ MUTATIONS = [
     ),
     mutation(
         "completing many without the fence",
-        JOBS,
+        LISTS,
         'jobs.c.fence == bindparam("token", type_=BigInteger),\n        jobs.c.id.in_(',
         "jobs.c.id.in_(",
         "tests/services/test_dispatcher.py",
