@@ -43,7 +43,7 @@ def test_a_block_of_the_readme_runs(language: str, code: str, tmp_path: Path) ->
         env=os.environ | {"PATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -33,4 +33,4 @@ print("as before")
 def test_an_interrupted_producer_leaves_no_shard_locked_and_can_go_on(
     data_dir: Path, start_process: Any
 ) -> None:
-    assert start_process(INTERRUPTED, data_dir).output(timeout=60)[-1] == "as before"
+    assert start_process(INTERRUPTED, data_dir).output(timeout=240)[-1] == "as before"
