@@ -92,7 +92,11 @@ class _Harvest:
 
 
 class Dispatcher:
-    """A monitor without threads of its own; all workers of a queue in this process share it."""
+    """A monitor without threads of its own; all workers of a queue in this process share it.
+
+    Its lock is taken as such, not through the condition: that leaves it by code in Python, where a
+    Ctrl-C that strikes a producer in `hint` may come before it is released.
+    """
 
     def __init__(  # noqa: PLR0913 - the services of both halves of an exchange
         self,
@@ -179,7 +183,7 @@ class Dispatcher:
     def wait(self, longest: float, stopping: threading.Event) -> None:
         """Wait until there may be something to take, for `longest` seconds at most."""
         limited = self._admission.wait()
-        with self._changed:
+        with self._lock:
             now = self._clock()
             if stopping.is_set():
                 return
@@ -192,13 +196,13 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Let all who wait, or tend, look whether they are to stop."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
         self._has_work.set()
 
     def hint(self, shard_id: int | None = None) -> None:
         """Note that there may be new jobs, in that shard or in any; costs next to nothing."""
-        with self._changed:
+        with self._lock:
             if shard_id is None:
                 self._look_at = 0.0
             else:
@@ -423,7 +427,7 @@ class Dispatcher:
         """Put what came into the buffer, but for the first job, which is for who made it."""
         claimed = harvest.claimed if harvest is not None else []
         self._leases.hold_all(job.lease for job in claimed)
-        with self._changed:
+        with self._lock:
             now = self._clock()
             shard.is_taken = False
             self._exchanges -= 1
@@ -489,7 +493,7 @@ class Dispatcher:
                     refusals.append(error)
                     self._refused(shard, error)
         finally:
-            with self._changed:
+            with self._lock:
                 self._is_looking = False
                 self._look_at = min(self._look_at, self._clock() + pause)
                 if found:
