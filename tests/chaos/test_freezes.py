@@ -21,7 +21,7 @@ Report = Callable[[str, Verdict], None]
 
 pytestmark = pytest.mark.chaos
 
-FREEZES = scaled(200, small=8)
+FREEZES = scaled(200, small=4)
 AT_ONCE = 4  # frozen; as many again go on
 LONGEST_JOB = 1.5  # seconds, so that others run a job when its first worker thaws
 

@@ -23,7 +23,7 @@ Report = Callable[[str, Verdict], None]
 
 pytestmark = pytest.mark.chaos
 
-KILLS = scaled(500, small=25)
+KILLS = scaled(500, small=20)
 PROGRAM_KILLS = scaled(20, small=1)
 FIRST_STARTS = scaled(60, small=3)
 
@@ -76,8 +76,10 @@ def test_every_acknowledged_job_runs_to_its_end_whoever_is_killed(
     with Queue(shards=3, data_dir=data_dir):
         pass
     crew = Crew(fork, ledger, chance)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         time.sleep(chance.uniform(0, LONGEST_LIFE))
+        # Where the machine is slow, nobody would live long enough to store anything.
+        wait_until(partial(has_acked_more_than, number, ledger))
         crew.kill_one()
     crew.kill_producers()
     with Queue(data_dir=data_dir) as queue:
@@ -89,7 +91,7 @@ def test_every_acknowledged_job_runs_to_its_end_whoever_is_killed(
     again = ledger.count("began") - len({fact.n for fact in facts if fact.what == "began"})
     report(f"{KILLS} kills, {ledger.count('acked')} jobs, {again} of them run again", verdict)
     assert verdict.faults == {}
-    assert ledger.count("acked") > KILLS
+    assert ledger.count("acked") >= KILLS
 
 
 def test_killed_worker_programs_lose_nothing(
@@ -144,6 +146,10 @@ def test_a_directory_opens_wherever_its_makers_were_killed(
         verdict.corrupt += check(ledger.read(), data_dir).corrupt
     report(f"{2 * FIRST_STARTS} kills of those who make a directory", verdict)
     assert verdict.faults == {}
+
+
+def has_acked_more_than(count: int, ledger: Ledger) -> bool:
+    return ledger.count("acked") > count
 
 
 def has_begun_more_than(count: int, ledger: Ledger) -> bool:

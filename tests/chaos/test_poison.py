@@ -22,7 +22,7 @@ Report = Callable[[str, Verdict], None]
 
 pytestmark = pytest.mark.chaos
 
-POISON, GOOD = scaled(100, small=4), scaled(1000, small=40)
+POISON, GOOD = scaled(100, small=3), scaled(1000, small=40)
 RETRIES = 2
 PROCESSES, THREADS = 2, 10
 PATIENCE = 60.0 + 3.0 * POISON  # seconds

@@ -26,8 +26,8 @@ CutOff = Callable[..., Verdict]
 
 WHY_NOT = why_not()
 
-CUTS = scaled(300, small=16)
-LOOSER_CUTS = scaled(100, small=5)
+CUTS = scaled(300, small=8)
+LOOSER_CUTS = scaled(100, small=4)
 ROUNDS = scaled(8, small=2)
 
 SHARDS = 2
