@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
 from sqlalchemy import URL, Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from queue_max.exceptions import ShardBusyError, ShardDamagedError, ShardError
@@ -74,5 +74,8 @@ class Database(ABC):
             raise self._translate(error) from error
         except (UnreadableValueError, UnicodeDecodeError) as error:
             raise ShardDamagedError(self.shard_id, f"it cannot be read: {error}") from error
+        except (MultipleResultsFound, NoResultFound) as error:
+            what = "it does not hold what it should: a row that is one is missing, or there twice"
+            raise ShardDamagedError(self.shard_id, what) from error
         except PoolTimeout as error:
             raise ShardBusyError(self.shard_id, "all its connections are in use") from error

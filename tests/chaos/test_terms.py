@@ -74,7 +74,10 @@ def have_begun(programs: list["subprocess.Popen[str]"], ledger: Ledger) -> bool:
 
 
 def finish(start_program: StartProgram, data_dir: Path) -> None:
-    """Let one more program run what is left."""
+    """Let one more program run what is left, if anything is."""
+    with Queue(data_dir=data_dir) as queue:
+        if queue.is_empty():
+            return
     program = start_program("worker", "--function", "chaos.support.roles:note", "--workers", 8)
     with Queue(data_dir=data_dir) as queue:
         queue.wait_until_empty(300)

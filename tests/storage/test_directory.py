@@ -301,6 +301,18 @@ def test_a_damaged_shard_is_set_aside_as_such_and_said(
     assert [record.getMessage() for record in caplog.records] == [f"going on without it: {fault}"]
 
 
+def test_a_shard_that_names_itself_twice_is_set_aside_as_damaged(
+    three_shards: Path, open_directory: OpenDirectory
+) -> None:
+    twice = "INSERT INTO shard_metadata (shard_id, created_at) VALUES (7, '')"
+    execute(three_shards / "shard_1.db", twice)
+
+    [(shard_id, fault)] = set_aside(open_directory()).items()
+
+    assert shard_id == 1
+    assert isinstance(fault, ShardDamagedError)
+
+
 def test_a_damaged_control_database_is_refused_as_such(
     three_shards: Path, open_directory: OpenDirectory
 ) -> None:
