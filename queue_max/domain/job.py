@@ -233,22 +233,21 @@ class Job:
 
     @classmethod
     def from_sound(cls, row: dict[str, Any], shard_id: int) -> "Job":
-        """Read a row that has all stored fields of a job, under their names here.
+        """Make a job of a row that has all stored fields, under their names here.
 
-        As `from_row`, in a fifth of the time: it takes the row's values for granted.
+        As `from_row`, in a fifth of the time: it takes the values for granted, and the dict over.
         """
         if not isinstance(row["created_at"], str):  # moments are objects on PostgreSQL
             row = {name: _plain(value) for name, value in row.items()}
+        row["payload"] = json.loads(row["payload"])
+        del row["checksum"]
+        row["status"] = _STATUSES[row["status"]]
+        row["priority"] = _PRIORITIES.get(row["priority"], JobPriority.MEDIUM)
+        row["lease"] = Lease(shard_id, row["id"], row["fence"])
+        row["shard_id"], row["tags"], row["metadata"] = shard_id, [], {}
+        row["parent_job_id"] = row["timeout_seconds"] = row["damage"] = None
         job = object.__new__(cls)
-        facts = job.__dict__
-        facts.update(row)
-        del facts["checksum"]
-        facts["payload"] = json.loads(row["payload"])
-        facts["status"] = _STATUSES[row["status"]]
-        facts["priority"] = _PRIORITIES.get(row["priority"], JobPriority.MEDIUM)
-        facts["lease"] = Lease(shard_id, row["id"], row["fence"])
-        facts["shard_id"], facts["tags"], facts["metadata"] = shard_id, [], {}
-        facts["parent_job_id"] = facts["timeout_seconds"] = facts["damage"] = None
+        job.__dict__ = row
         return job
 
     def __post_init__(self) -> None:

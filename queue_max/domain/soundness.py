@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from queue_max.domain.job import JobStatus
 
 _WHOLE = ("id", "attempts", "max_attempts", "retry_delay", "priority", "fence")
+_whole = itemgetter(*_WHOLE)
 _STATUSES = frozenset(map(str, JobStatus))
 
 
@@ -20,9 +22,9 @@ def damage_of(row: Mapping[str, Any]) -> str | None:
 
     A row without a checksum was stored by 0.1 or 0.2, and is taken for what it says.
     """
-    for name in _WHOLE:
-        if not isinstance(row[name], int):
-            return f"its {name} is not a whole number"
+    if set(map(type, _whole(row))) != {int}:
+        name = next(name for name in _WHOLE if type(row[name]) is not int)
+        return f"its {name} is not a whole number"
     if row["status"] not in _STATUSES:
         return "its status is none there is"
     if not isinstance(row["keep_result"], int | float | None):

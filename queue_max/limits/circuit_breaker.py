@@ -78,6 +78,11 @@ class CircuitBreaker:
         return self._state
 
     @property
+    def is_content(self) -> bool:
+        """Whether a success would change nothing: the circuit is closed, without failures."""
+        return self._state is CircuitState.CLOSED and not self._failure_count
+
+    @property
     def probe_in_flight(self) -> bool:
         """Whether a probe is out whose result may still come."""
         with self._lock:
@@ -125,7 +130,7 @@ class CircuitBreaker:
 
         An open circuit ignores it: that call began before the circuit opened.
         """
-        if self.state is CircuitState.CLOSED and not self._failure_count:
+        if self.is_content:
             return
         with self._transition():
             if self._state is not CircuitState.OPEN:

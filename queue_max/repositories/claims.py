@@ -1,11 +1,16 @@
 """Claims on the `fila` table: which job a worker is to run next."""
 
+import json
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, or_, select, update
+from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy.exc import DBAPIError
 
-from queue_max.domain.job import Job
-from queue_max.repositories.jobs import WHOLE_JOB, to_job
+from queue_max.domain.clock import to_text
+from queue_max.domain.job import Job, JobStatus
+from queue_max.repositories.jobs import WHOLE_JOB, listed, to_job, whole_job
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
 
 PROMOTED_AT_ONCE = 500
@@ -35,31 +40,46 @@ _next_due = (
 )
 _promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 
+_at_most = bindparam("at_most", type_=BigInteger)
+_in_order = (jobs.c.priority.desc(), jobs.c.id)
 _most_urgent = (
     select(jobs.c.id)
     .where(_is_claimable)
-    .order_by(jobs.c.priority.desc(), jobs.c.id)
-    .limit(bindparam("at_most", type_=BigInteger))
+    .order_by(*_in_order)
+    .limit(_at_most)
     .with_for_update(skip_locked=True)
     .cte("most_urgent", nesting=True)
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
-_claim = (
-    update(jobs)
-    .where(jobs.c.id.in_(select(_most_urgent.c.id)))
-    .values(
-        status=PROCESSING,
-        attempts=jobs.c.attempts + 1,
-        fence=jobs.c.fence + 1,
-        worker_id=bindparam("claimant"),
-        started_at=bindparam("now"),
-        heartbeat=bindparam("now"),
-        held_by=bindparam("holder"),
-        completed_at=None,
-        next_retry_at=None,
-    )
-    .returning(*WHOLE_JOB)
+_give = update(jobs).values(
+    status=PROCESSING,
+    attempts=jobs.c.attempts + 1,
+    fence=jobs.c.fence + 1,
+    worker_id=bindparam("claimant"),
+    started_at=bindparam("now"),
+    heartbeat=bindparam("now"),
+    held_by=bindparam("holder"),
+    completed_at=None,
+    next_retry_at=None,
 )
+_claim = _give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_JOB)
+
+# Many at once, on SQLite: all that a claim does not set itself, as one JSON text. The driver lets
+# other threads of Python run before each row it fetches, and has to wait for its turn after it.
+_UNSET = (
+    *("id", "pagina_id", "payload", "priority", "attempts", "max_attempts", "retry_delay"),
+    *("last_error", "error_type", "error_stack", "created_at", "uid", "fence", "retry_policy"),
+    *("checksum", "progress", "keep_result"),
+)
+_many = (
+    select(*(jobs.c[name] for name in _UNSET))
+    .where(_is_claimable)
+    .order_by(*_in_order)
+    .limit(_at_most)
+    .subquery()
+)
+_read_many = select(func.json_group_array(func.json_array(*_many.c)))
+_give_many = _give.where(jobs.c.id.in_(listed("job_ids")))
 
 
 class ClaimRepository:
@@ -100,10 +120,47 @@ class ClaimRepository:
             "now": self._now,
             "at_most": at_most,
         }
-        rows = self._connection.execute(_claim, values).all()
-        self.weight += sum(len(row.payload) for row in rows)
-        claimed = [to_job(row, self._shard_id) for row in rows]
+        claimed = None
+        if at_most > 1 and self._connection.dialect.name == "sqlite":
+            claimed = self._claim_many(values)
+        if claimed is None:
+            rows = self._connection.execute(_claim, values).all()
+            self.weight += sum(len(row.payload) for row in rows)
+            claimed = [to_job(row, self._shard_id) for row in rows]
         return sorted(claimed, key=_urgency)  # RETURNING has no order
+
+    def _claim_many(self, values: Mapping[str, object]) -> list[Job] | None:
+        """Read, then give; None, and nothing is given, where a row is too damaged for that."""
+        try:
+            text = self._connection.execute(_read_many, values).scalar_one()
+            found = json.loads(text)
+        except (DBAPIError, ValueError):
+            return None
+        if not found:
+            return []
+        ids = json.dumps([facts[0] for facts in found])
+        self._connection.execute(_give_many, {**values, "job_ids": ids})
+        self.weight += len(text)
+        now = to_text(self._now)
+        given: dict[str, Any] = {
+            "status": JobStatus.PROCESSING,
+            "worker_id": values["claimant"],
+            "heartbeat": now,
+            "started_at": now,
+            "completed_at": None,
+            "next_retry_at": None,
+            "queue": values["queue_name"],
+            "result": None,
+        }
+        claimed = []
+        for facts in found:
+            stored = given.copy()
+            stored.update(zip(_UNSET, facts, strict=True))
+            if isinstance(stored["attempts"], int) and isinstance(stored["fence"], int):
+                stored["attempts"] += 1
+                stored["fence"] += 1
+            claimed.append(whole_job(stored, self._shard_id))
+        return claimed
 
     def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
         """Give the most urgent pending job to a worker, as `claim` does; None if none is due."""

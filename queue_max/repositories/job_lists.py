@@ -1,5 +1,6 @@
 """The `fila` table as a whole: jobs counted, listed and deleted many at once."""
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Row,
+    and_,
     bindparam,
     delete,
     exists,
@@ -19,9 +21,17 @@ from sqlalchemy import (
     update,
 )
 
-from queue_max.domain.job import Job, JobStatus, Lease
+from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
-from queue_max.repositories.jobs import ANOTHER_LIFE, WHOLE_JOB, has_status, only, read_jobs, to_job
+from queue_max.repositories.jobs import (
+    ANOTHER_LIFE,
+    WHOLE_JOB,
+    has_status,
+    listed,
+    only,
+    read_jobs,
+    to_job,
+)
 from queue_max.storage.schema import (
     FAILED,
     PENDING,
@@ -55,16 +65,21 @@ _count_waiting = select(
 _is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
 
 
+_is_done = and_(
+    jobs.c.status == PROCESSING,
+    jobs.c.keep_result.is_(None),
+    jobs.c.fence == bindparam("token", type_=BigInteger),
+)
 _complete_all = (
     delete(jobs)
-    .where(
-        jobs.c.status == PROCESSING,
-        jobs.c.keep_result.is_(None),
-        jobs.c.fence == bindparam("token", type_=BigInteger),
-        jobs.c.id.in_(bindparam("job_ids", expanding=True)),
-    )
+    .where(_is_done, jobs.c.id.in_(bindparam("job_ids", expanding=True)))
     .returning(jobs.c.id)
 )
+# On SQLite a list is one text, and who writes is alone between two statements.
+_read_done = select(func.json_group_array(jobs.c.id)).where(
+    _is_done, jobs.c.id.in_(listed("job_ids"))
+)
+_delete_listed = delete(jobs).where(jobs.c.id.in_(listed("job_ids")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +138,27 @@ class JobListRepository:
         for row in self._connection.execute(statement).yield_per(1000):
             yield to_job(row, self._shard_id)
 
-    def complete_all(self, leases: Iterable[Lease]) -> set[Lease]:
+    def complete_all(self, done: Sequence[Job]) -> list[bool]:
         """Delete running jobs that are done, and of which nothing is to be kept.
 
-        Gives those that were still run under their leases.
+        Tells of each whether it was still run under its fence.
         """
         by_fence: dict[int, list[int]] = defaultdict(list)
-        for lease in leases:
-            by_fence[lease.fence].append(lease.job_id)
-        done: set[Lease] = set()
-        for fence, ids in by_fence.items():  # for nearly all jobs it is 1
+        for job in done:
+            by_fence[job.fence].append(job.id)
+        # For nearly all jobs the fence is 1.
+        found = {fence: set(self._complete(fence, ids)) for fence, ids in by_fence.items()}
+        return [job.id in found[job.fence] for job in done]
+
+    def _complete(self, fence: int, ids: list[int]) -> Iterable[int]:
+        if self._connection.dialect.name != "sqlite":
             values = {"token": fence, "job_ids": ids}
-            found = self._connection.execute(_complete_all, values).scalars()
-            done.update(Lease(self._shard_id, job_id, fence) for job_id in found)
-        return done
+            return self._connection.execute(_complete_all, values).scalars()
+        asked = {"token": fence, "job_ids": json.dumps(ids)}
+        done = str(self._connection.execute(_read_done, asked).scalar_one())
+        self._connection.execute(_delete_listed, {"job_ids": done})
+        found: list[int] = json.loads(done)
+        return found
 
     def delete_ended_before(self, moments: Mapping[JobStatus, datetime], limit: int) -> int:
         """Delete jobs of each kind that ended before its moment, but for those with a dead letter.

@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    func,
     insert,
     or_,
     select,
@@ -254,8 +255,15 @@ def read_jobs(connection: Connection, shard_id: int, statement: Select[Any]) -> 
 
 
 def to_job(row: Row[Any], shard_id: int) -> Job:
-    """Read a whole row; a damaged one comes with an empty payload, and says what is wrong."""
-    stored = dict(zip(_names, row, strict=True))
+    """Read a whole row, as `whole_job` does."""
+    return whole_job(dict(zip(_names, row, strict=True)), shard_id)
+
+
+def whole_job(stored: dict[str, Any], shard_id: int) -> Job:
+    """Make a job of all its columns; takes the dict over.
+
+    A damaged one comes with an empty payload, and says what is wrong.
+    """
     damage = damage_of(stored)
     if damage is None:
         try:
@@ -263,6 +271,11 @@ def to_job(row: Row[Any], shard_id: int) -> Job:
         except (ValueError, RecursionError):
             damage = "its payload is not JSON"
     return replace(Job.from_row(without_damage(stored), shard_id), damage=damage)
+
+
+def listed(name: str) -> Select[tuple[int]]:
+    """Select the numbers of a JSON array that is bound to that name; for SQLite."""
+    return select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value)
 
 
 def has_status(status: JobStatus) -> ColumnElement[bool]:

@@ -10,8 +10,10 @@ import math
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from queue_max import forking
@@ -47,25 +49,35 @@ RESTS = (0.25, 10.0)
 """Seconds for which a shard that refused is left alone: at first, and at most."""
 
 
-@dataclass(slots=True)
-class Ended:
+class Ended(ABC):
     """A job that was run, and what is to be written of it."""
 
-    job: Job
-    lease: Lease
-    write: Callable[[UnitOfWork], bool] | None
-    """Writes it; False when the lease was lost. None for a job that is simply done."""
-    tell: Callable[[bool], object]
-    """Called after the commit; False when the lease was lost."""
-    at: float
-    in_doubt: bool = False
-    """A commit failed that may have written it."""
+    __slots__ = ("at", "in_doubt", "job", "lease")
+
+    is_simply_done = False
+    """Nothing is to be kept of it: many such are written at once, and `write` is not called."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.lease: Lease = job.lease
+        self.at = 0.0
+        """When it was handed in."""
+        self.in_doubt = False
+        """A commit failed that may have written it."""
+
+    @abstractmethod
+    def write(self, unit: UnitOfWork) -> bool:
+        """Write the outcome; False when the lease was lost."""
+
+    @abstractmethod
+    def tell(self, is_written: bool) -> None:
+        """Make it known, after the commit; False when the lease was lost."""
 
 
 @dataclass(slots=True)
 class _Shard:
     id: int
-    ended: list[Ended] = field(default_factory=list)
+    ended: deque[Ended] = field(default_factory=deque)
     is_taken: bool = False
     """A thread makes an exchange with it."""
     begun_at: float = -math.inf
@@ -94,8 +106,9 @@ class _Harvest:
 class Dispatcher:
     """A monitor without threads of its own; all workers of a queue in this process share it.
 
-    Its lock is taken as such, not through the condition: that leaves it by code in Python, where a
-    Ctrl-C that strikes a producer in `hint` may come before it is released.
+    What each job passes, the buffer and the jobs that have ended, are deques that need no lock.
+    The lock guards the rest. It is taken as such, not through the condition: that leaves it by
+    code in Python, where a Ctrl-C that strikes a producer in `hint` may come before it is released.
     """
 
     def __init__(  # noqa: PLR0913 - the services of both halves of an exchange
@@ -169,14 +182,11 @@ class Dispatcher:
         job = self._pop()
         return None if job is None else self._start(job, worker_id)
 
-    def finish(
-        self, job: Job, write: Callable[[UnitOfWork], bool] | None, tell: Callable[[bool], object]
-    ) -> None:
-        """Have a job settled that has ended, soon; see `Ended`."""
-        lease, now = job.lease, self._clock()
-        with self._lock:
-            self._shards[job.shard_id].ended.append(Ended(job, lease, write, tell, now))
-            self._pace.ended(lease, now)
+    def finish(self, ended: Ended) -> None:
+        """Have a job settled that has ended, soon."""
+        ended.at = now = self._clock()
+        self._pace.ended(ended.lease, now)
+        self._shards[ended.lease.shard_id].ended.append(ended)
         if not self._has_work.is_set():
             self._has_work.set()
 
@@ -235,23 +245,26 @@ class Dispatcher:
 
     def give_back(self, job: Job) -> None:
         """Let others have a job that was taken and not begun; the attempt counts not."""
-        with self._lock:
-            self._pace.ended(job.lease, self._clock())
+        self._pace.ended(job.lease, self._clock())
         self._admission.handed_back(job.lease)
         self._give_back([job])
 
     def _tend(self) -> None:
         now = self._clock()
+        if any(self._ready.values()):
+            with self._lock:  # those who were woken for it do not keep up
+                self._changed.notify_all()
         self._flush(now - FLUSH_AFTER)
         self._give_back(self._withdraw(now - HELD_AT_MOST))
-        with self._lock:
-            if not any(shard.ended for shard in self._shards) and not any(self._ready.values()):
-                self._has_work.clear()
+        # In this order: what is handed in meanwhile is either seen here, or sets it itself.
+        self._has_work.clear()
+        if any(shard.ended for shard in self._shards) or any(self._ready.values()):
+            self._has_work.set()
 
     def _flush(self, before: float) -> None:
         for shard in self._shards:
             with self._lock:
-                is_due = any(each.at <= before for each in shard.ended)
+                is_due = bool(shard.ended) and shard.ended[0].at <= before
                 if not is_due or shard.is_taken or shard.rests_until > self._clock():
                     continue
                 shard.is_taken = True
@@ -261,33 +274,32 @@ class Dispatcher:
     # The buffer
 
     def _pop(self) -> Job | None:
-        with self._lock:
-            for jobs in self._ready.values():
-                if jobs:
+        for jobs in self._ready.values():
+            if jobs:
+                try:
                     return jobs.popleft()[0]
+                except IndexError:  # another thread was faster
+                    continue
         return None
 
     def _start(self, job: Job, worker_id: str) -> Job | None:
         permit = self._admission.admit(0.0)
-        with self._lock:
-            now = self._clock()
-            if permit is None:
-                self._ready[job.priority].appendleft((job, now))
-            else:
-                self._pace.began(job.lease, now)
+        now = self._clock()
         if permit is None:
+            self._ready[job.priority].appendleft((job, now))
             self._has_work.set()
             return None
+        self._pace.began(job.lease, now)
         self._admission.started(job.lease, permit)
         job.worker_id = worker_id
         return job
 
     def _withdraw(self, since: float) -> list[Job]:
         """Take out of the buffer what has been there since that time, or longer."""
-        with self._lock:
-            withdrawn = []
-            for jobs in self._ready.values():
-                while jobs and jobs[0][1] <= since:
+        withdrawn = []
+        for jobs in self._ready.values():
+            with suppress(IndexError):  # others take, too
+                while jobs[0][1] <= since:
                     withdrawn.append(jobs.popleft()[0])
         return withdrawn
 
@@ -341,8 +353,10 @@ class Dispatcher:
 
     def _exchange(self, shard: _Shard, worker_id: str | None = None) -> Job | None:
         """Settle what has ended of a shard, and claim for a worker; gives its job, if one came."""
+        ended = [
+            shard.ended.popleft() for _ in range(len(shard.ended))
+        ]  # it alone takes from there
         with self._lock:
-            ended, shard.ended = shard.ended, []
             hints = shard.hints
             asked = self._appetite(shard) if worker_id is not None else 0
         harvest: _Harvest | None = None
@@ -376,11 +390,9 @@ class Dispatcher:
         return int(min(most, allowance))
 
     def _settle(self, unit: UnitOfWork, ended: Sequence[Ended]) -> _Harvest:
-        done = [each.job for each in ended if each.write is None]
-        finished = self._settlement.write_all(unit, done) if done else set()
-        return _Harvest(
-            [each.lease in finished if each.write is None else each.write(unit) for each in ended]
-        )
+        done = [each.job for each in ended if each.is_simply_done]
+        ran = iter(self._settlement.write_all(unit, done) if done else ())
+        return _Harvest([next(ran) if each.is_simply_done else each.write(unit) for each in ended])
 
     def _claim(self, unit: UnitOfWork, harvest: _Harvest, worker_id: str, asked: int) -> None:
         unit.claims.promote_due()
@@ -426,12 +438,12 @@ class Dispatcher:
     ) -> Job | None:
         """Put what came into the buffer, but for the first job, which is for who made it."""
         claimed = harvest.claimed if harvest is not None else []
-        self._leases.hold_all(job.lease for job in claimed)
+        self._leases.hold_all([job.lease for job in claimed])
         with self._lock:
             now = self._clock()
             shard.is_taken = False
             self._exchanges -= 1
-            shard.ended[:0] = left
+            shard.ended.extendleft(reversed(left))
             if harvest is not None:
                 shard.refusals, shard.error = 0, None
             if harvest is not None and claimed:
@@ -439,8 +451,7 @@ class Dispatcher:
                 shard.takes_one = not _may_wait(claimed[0])
             for job in claimed[1:]:
                 self._ready[job.priority].append((job, now))
-            # One more than there are jobs: it may find this shard free, and the next ones there.
-            self._changed.notify(max(1, len(claimed)))
+            self._changed.notify(self._pace.crew(len(claimed), now))
         if len(claimed) > 1 or left:
             self._has_work.set()
         return claimed[0] if claimed else None
@@ -463,7 +474,7 @@ class Dispatcher:
             shard.error = None if isinstance(error, ShardBusyError) else error
 
     def _tell(self, harvest: _Harvest, ended: Sequence[Ended]) -> None:
-        self._leases.drop_all(each.lease for each in ended)
+        self._leases.drop_all([each.lease for each in ended])
         for each, is_written in zip(ended, harvest.written, strict=True):
             each.tell(is_written or each.in_doubt)
         for job, failure, verdict in harvest.buried:

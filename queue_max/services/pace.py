@@ -1,4 +1,6 @@
-"""How many jobs to claim at once."""
+"""How many jobs to claim at once, and how many workers they need."""
+
+import math
 
 from queue_max.domain.job import Lease
 
@@ -11,6 +13,9 @@ LARGEST_CLAIM = 256
 LARGEST_WEIGHT = 4 * 1024 * 1024
 """Characters of payloads claimed at once, about."""
 
+WORTH_WAKING = 0.001
+"""Seconds of work for which a thread is woken: less is sooner done by one that is awake."""
+
 _SHARE = 0.1  # of the newest job in the average
 
 
@@ -18,7 +23,8 @@ class Pace:
     """An estimate of how long jobs take, of those that run just now too.
 
     Claims are of one job until one has ended, and then at most double, so that the first of many
-    slow jobs do not all end up in one process.
+    slow jobs do not all end up in one process. Threads use it without a lock: each step is one of
+    Python's, and where two meet, the estimate is none the worse for it.
     """
 
     def __init__(self) -> None:
@@ -56,8 +62,17 @@ class Pace:
             most = min(most, int(LARGEST_WEIGHT / self._weight))
         return max(1, most)
 
+    def crew(self, number: int, now: float) -> int:
+        """Say how many workers to wake for so many jobs, beside the one that claimed them.
+
+        At least one: it may find the next jobs where these came from.
+        """
+        if self._seconds is None:
+            return max(1, number)
+        seconds = max(self._seconds, self._running_for(now))
+        return max(1, min(number, math.ceil(number * seconds / WORTH_WAKING)))
+
     def _running_for(self, now: float) -> float:
         """Tell for how long the jobs that run have done so, on average."""
-        if not self._begun:
-            return 0.0
-        return now - sum(self._begun.values()) / len(self._begun)
+        begun = list(self._begun.values())
+        return now - sum(begun) / len(begun) if begun else 0.0

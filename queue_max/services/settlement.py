@@ -54,14 +54,17 @@ class SettlementService:
             unit.attempts.forget([uid])
         return lease
 
-    def write_all(self, unit: UnitOfWork, finished: Sequence[Job]) -> set[Lease]:
-        """Finish running jobs of which nothing is to be kept; gives those that did run."""
-        done = unit.job_lists.complete_all(job.lease for job in finished)
-        if done:
-            unit.metadata.add_processed(len(done))
-        if again := [str(job.uid) for job in finished if job.fence > 1 and job.lease in done]:
-            unit.attempts.forget(again)
-        return done
+    def write_all(self, unit: UnitOfWork, finished: Sequence[Job]) -> list[bool]:
+        """Finish running jobs of which nothing is to be kept; tells of each whether it did run."""
+        ran = unit.job_lists.complete_all(finished)
+        if number := sum(ran):
+            unit.metadata.add_processed(number)
+        again = [
+            job for job, did_run in zip(finished, ran, strict=True) if did_run and job.fence > 1
+        ]
+        if again:
+            unit.attempts.forget([str(job.uid) for job in again])
+        return ran
 
     def tell(self, lease: Lease) -> None:
         """Publish that a job is done, once that is committed."""

@@ -5,28 +5,23 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
 from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
-from queue_max.domain.failures import Failure, is_retryable_error
-from queue_max.domain.job import Job, JobResult, Lease
-from queue_max.domain.payload import result_to_json
-from queue_max.domain.retry import Bury, TryAgain
+from queue_max.domain.job import Job, Lease
 from queue_max.exceptions import (
     ConfigurationError,
     LeaseLostError,
-    PayloadError,
     QueueClosedError,
     QueueError,
 )
 from queue_max.queue import Queue
-from queue_max.repositories.unit_of_work import UnitOfWork
 from queue_max.workers.company import in_this_process
 from queue_max.workers.execution import ProcessFunction, run
+from queue_max.workers.outcomes import Account
 from queue_max.workers.running import RunningJob
 from queue_max.workers.upkeep import Upkeep
 
@@ -47,16 +42,6 @@ class WorkerState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     ERROR = "error"
-
-
-@dataclass
-class _Tally:
-    """What a worker has done."""
-
-    processed: int = 0
-    failed: int = 0
-    retried: int = 0
-    lost: int = 0
 
 
 class Worker:
@@ -112,8 +97,9 @@ class Worker:
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
         self._job: Job | None = None
-        self._tally = _Tally()
-        self._unsettled: set[Lease] = set()
+        self._account = Account(
+            self.worker_id, self._services, self._on_job_complete, self._on_job_error
+        )
         self._charged: Lease | None = None
         self._started_at: datetime | None = None
 
@@ -211,16 +197,16 @@ class Worker:
         """
         job = self._job
         lifetime = (utc_now() - self._started_at).total_seconds() if self._started_at else 0.0
-        per_second = self._tally.processed / lifetime if lifetime else 0.0
+        per_second = self._account.processed / lifetime if lifetime else 0.0
         renewed = self._services.leases.last_renewal
         return {
             "worker_id": self.worker_id,
             "state": self.state,
             "is_running": self.is_running,
-            "processed": self._tally.processed,
-            "failed": self._tally.failed,
-            "retried": self._tally.retried,
-            "lost": self._tally.lost,
+            "processed": self._account.processed,
+            "failed": self._account.failed,
+            "retried": self._account.retried,
+            "lost": self._account.lost,
             "started_at": to_text(self._started_at) if self._started_at else None,
             "last_heartbeat_at": to_text(renewed) if renewed else None,
             "total_runtime_seconds": lifetime,
@@ -305,100 +291,27 @@ class Worker:
         self._services.leases.start(lease, self._charged)
         self._charged = lease
         try:
-            self._tell(self._on_job_start, job_id=job.id, payload=job.payload)
+            if self._on_job_start is not None:
+                self._account.tell(self._on_job_start, job_id=job.id, payload=job.payload)
             context = copy_context()
             context.run(RunningJob(job, self._services).begin)
             outcome = context.run(run, self.process_function, job, self.job_timeout)
-            if outcome.error is None:
-                self._succeed(job, outcome)
-            else:
-                self._fail(job, outcome.error)
+            self._services.dispatcher.finish(self._account.enter(job, outcome))
         finally:
             self._job = None
-
-    def _succeed(self, job: Job, outcome: JobResult) -> None:
-        settlement, result = self._services.settlement, self._result_of(job, outcome)
-
-        def write(unit: UnitOfWork) -> bool:
-            return settlement.write(unit, job.id, job.fence, result) is not None
-
-        def tell() -> None:
-            self._tally.processed += 1
-            settlement.tell(job.lease)
-            self._tell(self._on_job_complete, job_id=job.id, result=outcome.result)
-
-        self._finish(job, None if job.keep_result is None else write, tell)
-
-    def _result_of(self, job: Job, outcome: JobResult) -> str | None:
-        """Give the result as JSON text, where it is to be kept and can be."""
-        if job.keep_result is None:
-            return None
-        try:
-            return result_to_json(outcome.result)
-        except PayloadError as error:
-            logger.error("the result of job %s is not kept: %s", job.key, error)
-            return None
-
-    def _fail(self, job: Job, error: BaseException) -> None:
-        retry, failure = self._services.retry, Failure.of(error)
-        verdict = retry.judge(job, error)
-
-        def write(unit: UnitOfWork) -> bool:
-            return retry.write(unit, job, failure, verdict)
-
-        def tell() -> None:
-            retry.tell_end(job, error, failure, verdict)
-            match verdict:
-                case Bury():
-                    self._tally.failed += 1
-                case TryAgain(is_counted=True):
-                    self._tally.retried += 1
-                case _:  # snoozed or cancelled
-                    return
-            permanent = not is_retryable_error(error)
-            message = failure.message
-            self._tell(self._on_job_error, job_id=job.id, error=message, permanent=permanent)
-
-        self._finish(job, write, tell)
-
-    def _finish(
-        self, job: Job, write: Callable[[UnitOfWork], bool] | None, tell: Callable[[], None]
-    ) -> None:
-        """Have an outcome written; it is told once that is committed, wherever that is done."""
-
-        def settled(is_written: bool) -> None:
-            try:
-                if is_written:
-                    tell()
-                else:
-                    self._tally.lost += 1
-                    logger.warning("outcome of job %s dropped: it is run by another", job.key)
-            finally:
-                self._unsettled.discard(job.lease)
-
-        self._unsettled.add(job.lease)
-        self._services.dispatcher.finish(job, write, settled)
 
     def _settle(self) -> None:
         """Wait until all outcomes of this worker are written, however long that takes."""
         pause = 0.1
-        while self._unsettled and not self._leaving.is_set():
+        while self._account.unsettled and not self._leaving.is_set():
             try:
                 self._services.dispatcher.flush()
             except QueueClosedError as error:
-                logger.error("%s job(s) will run again: %s", len(self._unsettled), error)
+                logger.error("%s job(s) will run again: %s", len(self._account.unsettled), error)
                 return
-            if self._unsettled:
+            if self._account.unsettled:
                 self._leaving.wait(pause)
                 pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
-
-    def _tell(self, callback: Callable[..., object] | None, **facts: Any) -> None:
-        if callback is None:
-            return
-        try:
-            callback(worker_id=self.worker_id, **facts)
-        except BaseException:  # user code: even SystemExit must not end the worker
-            logger.exception("a callback of worker %s failed", self.worker_id)
 
 
 def _report(message: str, *facts: object) -> None:

@@ -16,7 +16,7 @@ from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services import dispatcher as dispatcher_module
 from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
-from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher
+from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher, Ended
 from queue_max.services.inspection import InspectionService
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
@@ -76,10 +76,26 @@ def done(dispatcher: Dispatcher) -> Callable[[Job], list[bool]]:
 
     def done(job: Job) -> list[bool]:
         told: list[bool] = []
-        dispatcher.finish(job, None, told.append)
+        dispatcher.finish(_Done(job, told))
         return told
 
     return done
+
+
+class _Ended(Ended):
+    def __init__(self, job: Job, told: list[bool]) -> None:
+        super().__init__(job)
+        self._told = told
+
+    def write(self, unit: UnitOfWork) -> bool:
+        raise TypeError("nobody foresaw it")
+
+    def tell(self, is_written: bool) -> None:
+        self._told.append(is_written)
+
+
+class _Done(_Ended):
+    is_simply_done = True
 
 
 Take = Callable[..., Job | None]
@@ -262,10 +278,11 @@ def test_an_outcome_of_its_own_is_written_in_the_same_transaction(
     job, told = must(take()), []
     failure, verdict = Failure.of("it broke"), retry.judge(job, "it broke")
 
-    def write(unit: UnitOfWork) -> bool:
-        return retry.write(unit, job, failure, verdict)
+    class Failed(_Ended):
+        def write(self, unit: UnitOfWork) -> bool:
+            return retry.write(unit, job, failure, verdict)
 
-    dispatcher.finish(job, write, told.append)
+    dispatcher.finish(Failed(job, told))
     dispatcher.flush()
     assert told == [True]
     assert (must(find(job_id)).status, must(find(job_id)).last_error) == (
@@ -319,10 +336,7 @@ def test_when_an_exchange_fails_each_outcome_is_settled_alone(
     told = [done(jobs[0])]
     bad: list[bool] = []
 
-    def fail(_unit: UnitOfWork) -> bool:
-        raise TypeError("nobody foresaw it")
-
-    dispatcher.finish(jobs[1], fail, bad.append)
+    dispatcher.finish(_Ended(jobs[1], bad))
     told.append(done(jobs[2]))
     dispatcher.flush()
     assert told == [[True], [True]]

@@ -1,0 +1,137 @@
+"""How a worker's jobs ended: what is written of it, what is counted, and whom it is told."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from queue_max.assembly import Services
+from queue_max.domain.failures import Failure, is_retryable_error
+from queue_max.domain.job import Job, JobResult, Lease
+from queue_max.domain.payload import result_to_json
+from queue_max.domain.retry import Bury, TryAgain
+from queue_max.exceptions import PayloadError
+from queue_max.repositories.unit_of_work import UnitOfWork
+from queue_max.services.dispatcher import Ended
+
+logger = logging.getLogger(__name__)
+
+
+class Account:
+    """What one worker has done, and who is to hear of it."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        services: Services,
+        on_job_complete: Callable[..., object] | None,
+        on_job_error: Callable[..., object] | None,
+    ) -> None:
+        self.services = services
+        self.on_job_complete = on_job_complete
+        self.on_job_error = on_job_error
+        self.processed = 0
+        self.failed = 0
+        self.retried = 0
+        self.lost = 0
+        self.unsettled: set[Lease] = set()
+        """Jobs that have ended, whose outcomes are not written yet."""
+        self._worker_id = worker_id
+
+    def tell(self, callback: Callable[..., object], **facts: Any) -> None:
+        """Call user code; an error of its own is logged and harms nobody."""
+        try:
+            callback(worker_id=self._worker_id, **facts)
+        except BaseException:  # even SystemExit must not end the worker
+            logger.exception("a callback of worker %s failed", self._worker_id)
+
+    def enter(self, job: Job, outcome: JobResult) -> Ended:
+        """Take in how a job has ended."""
+        ended = (
+            _Done(self, job, outcome)
+            if outcome.error is None
+            else _Failed(self, job, outcome.error)
+        )
+        self.unsettled.add(ended.lease)
+        return ended
+
+
+class _Outcome(Ended):
+    __slots__ = ("_account",)
+
+    def __init__(self, account: Account, job: Job) -> None:
+        super().__init__(job)
+        self._account = account
+
+    def tell(self, is_written: bool) -> None:
+        try:
+            if is_written:
+                self._tell()
+            else:
+                self._account.lost += 1
+                logger.warning("outcome of job %s dropped: it is run by another", self.job.key)
+        finally:
+            self._account.unsettled.discard(self.lease)
+
+    def _tell(self) -> None:
+        raise NotImplementedError
+
+
+class _Done(_Outcome):
+    __slots__ = ("_result", "_text", "is_simply_done")
+
+    def __init__(self, account: Account, job: Job, outcome: JobResult) -> None:
+        super().__init__(account, job)
+        self._result = outcome.result
+        self.is_simply_done = job.keep_result is None
+        self._text = None if self.is_simply_done else _text_of(job, outcome.result)
+
+    def write(self, unit: UnitOfWork) -> bool:
+        job, settlement = self.job, self._account.services.settlement
+        return settlement.write(unit, job.id, job.fence, self._text) is not None
+
+    def _tell(self) -> None:
+        account = self._account
+        account.processed += 1
+        account.services.settlement.tell(self.lease)
+        if account.on_job_complete is not None:
+            account.tell(account.on_job_complete, job_id=self.job.id, result=self._result)
+
+
+class _Failed(_Outcome):
+    __slots__ = ("_error", "_failure", "_verdict")
+
+    def __init__(self, account: Account, job: Job, error: BaseException) -> None:
+        super().__init__(account, job)
+        self._error = error
+        self._failure = Failure.of(error)
+        self._verdict = account.services.retry.judge(job, error)
+
+    def write(self, unit: UnitOfWork) -> bool:
+        return self._account.services.retry.write(unit, self.job, self._failure, self._verdict)
+
+    def _tell(self) -> None:
+        account, job = self._account, self.job
+        account.services.retry.tell_end(job, self._error, self._failure, self._verdict)
+        match self._verdict:
+            case Bury():
+                account.failed += 1
+            case TryAgain(is_counted=True):
+                account.retried += 1
+            case _:  # snoozed or cancelled
+                return
+        if account.on_job_error is not None:
+            account.tell(
+                account.on_job_error,
+                job_id=job.id,
+                error=self._failure.message,
+                permanent=not is_retryable_error(self._error),
+            )
+
+
+def _text_of(job: Job, result: Any) -> str | None:
+    """Give a result as JSON text, if it has that form."""
+    try:
+        return result_to_json(result)
+    except PayloadError as error:
+        logger.error("the result of job %s is not kept: %s", job.key, error)
+        return None
