@@ -1,5 +1,6 @@
 """Lock files: who works on a directory, and what the dead had begun."""
 
+import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,12 +133,12 @@ def test_who_is_not_at_work_may_be_told_of_jobs(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_keeps_no_job_from_being_run(
-    observer: Presence, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    observer: Presence, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.pwrite", full)
+    assert observer._file is not None
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, observer._file)
+    os.close(full)
     observer.started(Lease(0, 1, 1))
     observer.ended(Lease(0, 1, 1))
     assert caplog.text.count("No space left on device") == 2
