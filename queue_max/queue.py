@@ -14,7 +14,7 @@ from queue_max import checks
 from queue_max.assembly import Services, build
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.events import Callback
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobHandle, JobStatus
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, NO_DELAY, Job, JobHandle, JobStatus
 from queue_max.domain.jobfile import Format
 from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import RetryPolicy
@@ -105,7 +105,7 @@ class Queue:
         retry_delay: int = DEFAULT_RETRY_DELAY,
         retry: RetryPolicy | None = None,
         run_at: datetime | str | None = None,
-        delay: float = 0.0,
+        delay: float = NO_DELAY,
         unique_key: str | None = None,
         unique_for: float | None = None,
         keep_result: float | None = None,

@@ -32,6 +32,10 @@ class Events:
         checks.function("callback", callback)
         self._callbacks[event].append(callback)
 
+    def are_heard(self, event: str) -> bool:
+        """Tell whether anybody asked for them."""
+        return bool(self._callbacks[event])
+
     def publish(self, event: str, **facts: Any) -> None:
         """Tell all who asked; an error of theirs is logged and harms nobody.
 

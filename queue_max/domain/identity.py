@@ -2,7 +2,6 @@
 
 import os
 import time
-import uuid
 
 
 def new_uid() -> str:
@@ -11,4 +10,5 @@ def new_uid() -> str:
     bits = milliseconds << 80 | int.from_bytes(os.urandom(10))
     bits = bits & ~(0xF << 76) | 0x7 << 76
     bits = bits & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=bits))
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

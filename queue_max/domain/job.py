@@ -14,6 +14,7 @@ from queue_max.exceptions import QueueError
 
 DEFAULT_QUEUE = "default"
 DEFAULT_RETRY_DELAY = 60
+NO_DELAY = 0.0
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -99,8 +100,7 @@ class Lease(NamedTuple):
     fence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(NamedTuple):
     """A job that is checked, and not stored yet; `payload` is its JSON text."""
 
     payload: str

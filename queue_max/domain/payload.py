@@ -19,6 +19,8 @@ MAX_DEPTH = 20
 MAX_KEY = 255
 MAX_RESULT = 1024 * 1024
 
+_PLAIN = frozenset({str, bool, type(None)})
+
 _whole = partial(checks.whole, error=InvalidJobError)
 _write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -55,6 +57,18 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
         unique_key=None if unique_key is None else _key("unique_key", unique_key),
         unique_for=None if unique_for is None else _seconds("unique_for", unique_for),
         keep_result=None if keep_result is None else _seconds("keep_result", keep_result),
+    )
+
+
+def plain_job(payload: object, max_retries: int) -> NewJob:
+    """Check a job that has nothing but a payload, as most have; as `check_job`, and quicker."""
+    return NewJob(
+        payload=to_json(payload),
+        uid=new_uid(),
+        pagina_id=None,
+        priority=0,
+        max_attempts=max_retries + 1,
+        retry_delay=DEFAULT_RETRY_DELAY,
     )
 
 
@@ -106,7 +120,7 @@ def to_json(payload: object) -> str:
     """
     if not isinstance(payload, dict):
         raise PayloadError(f"payload: should be a dict, not {_kind(payload)}")
-    _check_value(payload, "payload", 1)
+    _check(payload, "payload")
     text = _write(payload)
     try:
         size = len(text.encode())
@@ -121,14 +135,38 @@ def to_json(payload: object) -> str:
 
 def result_to_json(result: object) -> str:
     """Write what a function returned as JSON text; raises PayloadError where that has no form."""
-    _check_value(result, "result", 1)
+    _check(result, "result")
     text = json.dumps(result, allow_nan=False, separators=(",", ":"))
     if len(text) > MAX_RESULT:
         raise PayloadError(f"result: {len(text):,} bytes of JSON; at most {MAX_RESULT:,} are kept")
     return text
 
 
-def _check_value(value: Any, path: str, depth: int) -> None:
+def _check(value: Any, path: str) -> None:
+    """Refuse what is not JSON, with the path of the bad value."""
+    if not _is_json(value, 1):
+        _refuse_bad(value, path, 1)
+
+
+def _is_json(value: Any, depth: int) -> bool:
+    """Tell quickly of what is usual; False calls for a closer look, with paths."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is int:
+        return bool(value.bit_length() <= checks.MOST_BITS)
+    if kind is float:
+        return math.isfinite(value)
+    if depth > MAX_DEPTH or kind not in {dict, list}:
+        return False
+    if kind is dict:
+        if value and set(map(type, value)) != {str}:
+            return False
+        value = value.values()
+    return all(_is_json(each, depth + 1) for each in value)
+
+
+def _refuse_bad(value: Any, path: str, depth: int) -> None:
     match value:
         case str() | bool() | None:
             return
@@ -140,7 +178,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
             if depth > MAX_DEPTH:
                 raise PayloadError(f"{path}: nested deeper than {MAX_DEPTH} levels")
             for item_path, item in _items(value, path):
-                _check_value(item, item_path, depth + 1)
+                _refuse_bad(item, item_path, depth + 1)
         case _:
             raise PayloadError(f"{path}: {checks.shown(value)} ({_kind(value)}) is not JSON")
 

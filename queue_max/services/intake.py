@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from queue_max.domain.events import Events
-from queue_max.domain.job import JobHandle, NewJob
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, NO_DELAY, JobHandle, NewJob
 from queue_max.domain.jobfile import Format, read_jobs
-from queue_max.domain.payload import check_job
+from queue_max.domain.payload import check_job, plain_job
 from queue_max.domain.routing import scan_order, shard_for
 from queue_max.exceptions import (
     InvalidJobError,
@@ -26,6 +26,7 @@ from queue_max.storage.room import Room
 BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
 
+_DEFAULTS = {"priority": 0, "retry_delay": DEFAULT_RETRY_DELAY, "delay": NO_DELAY}
 _FIELDS = frozenset(inspect.signature(check_job).parameters)
 
 
@@ -125,7 +126,13 @@ class IntakeService:
                 f"unknown {', '.join(sorted(map(repr, unknown)))}; there are "
                 f"{', '.join(sorted(_FIELDS))}"
             )
-        given = {name: value for name, value in item.items() if value is not None}
+        given = {
+            name: value
+            for name, value in item.items()
+            if value is not None and value is not _DEFAULTS.get(name)
+        }
+        if len(given) == 1 and "payload" in given:
+            return plain_job(given["payload"], self._max_retries)
         return check_job(**{"payload": None, "max_retries": self._max_retries} | given)
 
     def _store_all(self, new: Sequence[NewJob]) -> list[JobHandle]:
@@ -177,19 +184,25 @@ class IntakeService:
 
         if is_bound:
             return store(chosen)
-        others = [each for each in scan_order(self._store.shard_ids, self._rng) if each != chosen]
         refusals = []
-        for _shard_id, outcome in self._store.visit([chosen, *others], store):
+        for _shard_id, outcome in self._store.visit(self._beginning_with(chosen), store):
             if not isinstance(outcome, ShardError):
                 return outcome
             refusals.append(outcome)
         raise refusals[0]
 
+    def _beginning_with(self, chosen: int) -> Iterator[int]:
+        yield chosen
+        for shard_id in scan_order(self._store.shard_ids, self._rng):
+            if shard_id != chosen:
+                yield shard_id
+
     def _tell(self, stored: Sequence[JobHandle]) -> None:
         for shard_id in {handle["shard_id"] for handle in stored}:
             self._hint(shard_id)
-        for handle in stored:
-            self._events.publish("job_enqueued", job_id=handle["id"], shard_id=handle["shard_id"])
+        if self._events.are_heard("job_enqueued"):
+            for job in stored:
+                self._events.publish("job_enqueued", job_id=job["id"], shard_id=job["shard_id"])
         self._alarm.added(len(stored))
 
 

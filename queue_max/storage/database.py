@@ -20,6 +20,8 @@ class Database(ABC):
         self.url = url
         self.shard_id = shard_id
         """None for the control database."""
+        self._driver_errors: tuple[type[Exception], ...] = ()
+        """What the driver raises where it is used without SQLAlchemy."""
         self.fault: ShardError | None = None
         """Why it is set aside: whoever wants to work with it gets this error."""
 
@@ -60,7 +62,7 @@ class Database(ABC):
         """Close all connections."""
 
     @abstractmethod
-    def _translate(self, error: DBAPIError) -> ShardError:
+    def _translate(self, error: BaseException | None) -> ShardError:
         """Say in our words what the driver raised."""
 
     @contextmanager
@@ -71,6 +73,8 @@ class Database(ABC):
         try:
             yield
         except DBAPIError as error:
+            raise self._translate(error.orig) from error
+        except self._driver_errors as error:
             raise self._translate(error) from error
         except (UnreadableValueError, UnicodeDecodeError) as error:
             raise ShardDamagedError(self.shard_id, f"it cannot be read: {error}") from error

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import URL, Connection, create_engine, text
-from sqlalchemy.exc import DBAPIError
 
 from queue_max.domain.clock import cut
 from queue_max.exceptions import ShardBusyError, ShardError
@@ -68,11 +67,11 @@ class PostgresDatabase(Database):
         """Close the pool."""
         self._engine.dispose()
 
-    def _translate(self, error: DBAPIError) -> ShardError:
+    def _translate(self, error: BaseException | None) -> ShardError:
         # Only the primary message: details may quote the row, and so the payload.
-        diagnosis = getattr(error.orig, "diag", None)
-        said = getattr(diagnosis, "message_primary", None) or type(error.orig).__name__
-        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        diagnosis = getattr(error, "diag", None)
+        said = getattr(diagnosis, "message_primary", None) or type(error).__name__
+        if getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             return ShardBusyError(
                 self.shard_id, "another transaction has held its rows for too long"
             )

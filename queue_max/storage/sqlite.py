@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from queue_max.domain.clock import utc_now
@@ -96,6 +95,7 @@ class SqliteDatabase(Database):
         on_full: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(URL.create("sqlite", database=str(path)), shard_id)
+        self._driver_errors = (driver.choose().module.Error,)
         self.path = path
         self._options = options
         self._on_full = on_full
@@ -116,6 +116,7 @@ class SqliteDatabase(Database):
         """Open a transaction that sees one state of the file; writers do not wait for it."""
         with working_with_files(), self._speaking_of_shards(), self._connection() as connection:
             self._require_file()
+            connection.begin()
             yield connection
 
     @contextmanager
@@ -241,10 +242,7 @@ class SqliteDatabase(Database):
     def _cursor(self) -> Iterator[Any]:
         """Give a cursor of the driver, for what SQLite refuses inside of a transaction."""
         with working_with_files(), self._speaking_of_shards(), self._connection() as connection:
-            try:
-                yield connection.connection.cursor()
-            except driver.choose().module.Error as error:
-                raise self._explain(error) from error
+            yield connection.connection.cursor()
 
     def _require_file(self) -> None:
         """Refuse to go on with a file that was removed or replaced: what it is told is lost."""
@@ -269,10 +267,7 @@ class SqliteDatabase(Database):
         self._give_up_writer()
         self._engine.dispose()
 
-    def _translate(self, error: DBAPIError) -> ShardError:
-        return self._explain(error.orig)
-
-    def _explain(self, error: BaseException | None) -> ShardError:
+    def _translate(self, error: BaseException | None) -> ShardError:
         code = _primary_code(error)
         if code in {_BUSY, _LOCKED}:
             return ShardBusyError(self.shard_id, "another process has been writing for too long")
@@ -330,18 +325,19 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
         # A deferred transaction that turns into a writer half-way cannot wait: SQLite fails it
         # at once. Writers therefore queue up at their BEGIN.
         mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        connection.connection.cursor().execute(f"BEGIN {mode}")
 
     return engine
 
 
 def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction:
     """Wait for the write lock by asking often: SQLite's own way starves those who wait long."""
+    busy = driver.choose().module.OperationalError
     while True:
         try:
             return connection.begin()
-        except OperationalError as error:
-            if _primary_code(error.orig) != _BUSY or time.monotonic() >= deadline:
+        except busy as error:
+            if _primary_code(error) != _BUSY or time.monotonic() >= deadline:
                 raise
         _pause()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 from support.clock import FakeClock
 from support.jobs import a_new_job
 
@@ -190,14 +190,14 @@ def test_the_clock_is_read_when_the_wait_for_the_lock_is_over(
         with store.writing(0) as unit:
             times.append(unit.now)
 
-    def note_try(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+    def note_try(connection: Connection) -> None:
         if threading.current_thread() is writer:
-            tries.append(sql)
+            tries.append(connection.get_execution_options()["sqlite_begin"])
             if len(tries) == 3:
                 is_waiting.set()
 
     writer = threading.Thread(target=write)
-    event.listen(Engine, "before_cursor_execute", note_try)
+    event.listen(Engine, "begin", note_try)
     try:
         with another_program.writing():
             writer.start()
@@ -205,8 +205,8 @@ def test_the_clock_is_read_when_the_wait_for_the_lock_is_over(
             end_of_wait = clock()
         writer.join(20)
     finally:
-        event.remove(Engine, "before_cursor_execute", note_try)
-    assert tries[:3] == ["BEGIN IMMEDIATE"] * 3
+        event.remove(Engine, "begin", note_try)
+    assert tries[:3] == ["IMMEDIATE"] * 3
     [now] = times
     assert now > end_of_wait
 

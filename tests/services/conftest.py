@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 from support.clock import FakeClock
 from support.jobs import a_new_job
 
@@ -138,16 +139,23 @@ def damage(shards: list[SqliteDatabase]) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def statements() -> Iterator[list[str]]:
-    """The SQL that is run from now on."""
+def statements(shards: list[SqliteDatabase]) -> Iterator[list[str]]:
+    """The SQL that is run from now on, but for the ends of transactions."""
     run: list[str] = []
 
-    def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
-        run.append(sql)
+    def note(sql: str) -> None:
+        if sql not in {"COMMIT", "ROLLBACK"}:
+            run.append(sql)
 
-    event.listen(Engine, "before_cursor_execute", note)
+    def listen(connection: Any, *_: object) -> None:
+        connection.set_trace_callback(note)
+
+    for shard in shards:
+        if shard._writer is not None:
+            listen(shard._writer.connection.driver_connection)
+    event.listen(Pool, "checkout", listen)
     yield run
-    event.remove(Engine, "before_cursor_execute", note)
+    event.remove(Pool, "checkout", listen)
 
 
 # The services
