@@ -54,7 +54,8 @@ class _Gate:
             return
         try:
             with self._lock:
-                self._changed.wait_for(lambda: self._forking in {None, me})
+                if self._forking is not None:  # seldom
+                    self._changed.wait_for(lambda: self._forking in {None, me})
                 self._inside.add(me)
             yield
         finally:

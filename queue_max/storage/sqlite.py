@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from queue_max.domain.clock import utc_now
@@ -44,6 +44,10 @@ logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL}").disabled = True
 
 # Where a bit has flipped, a text is no UTF-8 any more; it must not keep all others from being read.
 _decode = methodcaller("decode", "utf-8", "backslashreplace")
+
+CHECKPOINT_AFTER = 4000
+"""Pages of a WAL after which a writer moves it into the file: as many as one block of its index
+holds, about. At SQLite's own 1000, flushing for that is half of what a small commit costs."""
 
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes to which a WAL that has grown larger is cut back, once all of it was moved."""
@@ -80,7 +84,7 @@ class SqliteOptions:
             "temp_store": "MEMORY",
             "journal_size_limit": WAL_LIMIT,
             # An affected library checkpoints in storage.checkpoints only.
-            "wal_autocheckpoint": 0 if driver.choose().has_wal_reset_bug else 1000,
+            "wal_autocheckpoint": 0 if driver.choose().has_wal_reset_bug else CHECKPOINT_AFTER,
         }
 
 
@@ -126,9 +130,11 @@ class SqliteDatabase(Database):
         with working_with_files(), self._speaking_of_shards(), self._turn_to_write(deadline):
             connection = self._writing_connection()
             try:
-                with _begin_immediate(connection, deadline):
-                    self._require_file()
-                    yield connection
+                _begin_immediate(connection, deadline)
+                self._require_file()
+                yield connection
+                connection.commit()  # what SQLAlchemy knows of
+                _driver_of(connection).commit()  # else
             except BaseException:
                 # A Ctrl-C may have come amid BEGIN or ROLLBACK: such a connection would keep
                 # the shard locked. After an error of the database it is as doubtful.
@@ -216,7 +222,7 @@ class SqliteDatabase(Database):
 
     def _writing_connection(self) -> Connection:
         if self._writer is None:
-            connection = self._engine.connect().execution_options(sqlite_begin="IMMEDIATE")
+            connection = self._engine.connect()
             # Only BEGIN can meet another writer, and there we wait in our own way.
             connection.connection.cursor().execute("PRAGMA busy_timeout = 0")
             self._writer = connection
@@ -322,24 +328,33 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A deferred transaction that turns into a writer half-way cannot wait: SQLite fails it
-        # at once. Writers therefore queue up at their BEGIN.
-        mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-        connection.connection.cursor().execute(f"BEGIN {mode}")
+        # Called at the first statement; by then, a writer has begun.
+        if not _driver_of(connection).in_transaction:
+            _driver_of(connection).execute("BEGIN")
 
     return engine
 
 
-def _begin_immediate(connection: Connection, deadline: float) -> RootTransaction:
-    """Wait for the write lock by asking often: SQLite's own way starves those who wait long."""
-    busy = driver.choose().module.OperationalError
+def _begin_immediate(connection: Connection, deadline: float) -> None:
+    """Wait for the write lock by asking often: SQLite's own way starves those who wait long.
+
+    A deferred transaction that turns into a writer half-way could not wait: SQLite fails it at
+    once. Writers therefore queue up at their BEGIN.
+    """
+    cursor, busy = _driver_of(connection).cursor(), driver.choose().module.OperationalError
     while True:
         try:
-            return connection.begin()
+            cursor.execute("BEGIN IMMEDIATE")
+            return
         except busy as error:
             if _primary_code(error) != _BUSY or time.monotonic() >= deadline:
                 raise
         _pause()
+
+
+def _driver_of(connection: Connection) -> Any:
+    """Give the driver's own connection."""
+    return connection.connection.driver_connection
 
 
 def _switch_to_wal(cursor: Any) -> str | None:

@@ -147,8 +147,8 @@ MUTATIONS = [
     mutation(
         "writers begin deferred",
         SQLITE,
-        'sqlite_begin="IMMEDIATE"',
-        'sqlite_begin="DEFERRED"',
+        '"BEGIN IMMEDIATE"',
+        '"BEGIN DEFERRED"',
         "tests/storage/test_sqlite.py",
     ),
     Mutation(

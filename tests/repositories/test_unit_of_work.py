@@ -1,12 +1,13 @@
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import text
 from support.clock import FakeClock
 from support.jobs import a_new_job
 
@@ -174,7 +175,7 @@ def test_all_times_of_a_unit_are_its_own_now(store: Store, clock: FakeClock, fin
 
 @only_sqlite
 def test_the_clock_is_read_when_the_wait_for_the_lock_is_over(
-    shard: Database, another_program: SqliteDatabase
+    shard: Database, another_program: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch, ticks = datetime(2026, 1, 1, tzinfo=UTC), itertools.count()
 
@@ -183,30 +184,25 @@ def test_the_clock_is_read_when_the_wait_for_the_lock_is_over(
 
     store = Store([shard], clock)
     times: list[datetime] = []
-    tries: list[str] = []
+    tries = itertools.count(1)
     is_waiting = threading.Event()
 
     def write() -> None:
         with store.writing(0) as unit:
             times.append(unit.now)
 
-    def note_try(connection: Connection) -> None:
-        if threading.current_thread() is writer:
-            tries.append(connection.get_execution_options()["sqlite_begin"])
-            if len(tries) == 3:
-                is_waiting.set()
+    def note_try() -> None:
+        if next(tries) == 3:
+            is_waiting.set()
+        time.sleep(0.001)
 
+    monkeypatch.setattr("queue_max.storage.sqlite._pause", note_try)
     writer = threading.Thread(target=write)
-    event.listen(Engine, "begin", note_try)
-    try:
-        with another_program.writing():
-            writer.start()
-            assert is_waiting.wait(20)
-            end_of_wait = clock()
-        writer.join(20)
-    finally:
-        event.remove(Engine, "begin", note_try)
-    assert tries[:3] == ["IMMEDIATE"] * 3
+    with another_program.writing():
+        writer.start()
+        assert is_waiting.wait(20)
+        end_of_wait = clock()
+    writer.join(20)
     [now] = times
     assert now > end_of_wait
 

@@ -167,7 +167,7 @@ def test_a_claim_looks_no_further_than_the_first_shard_that_serves(
         add(shard_id=shard_id)
     statements.clear()
     assert dispatch.claim("worker-1") is not None
-    assert statements.count("BEGIN DEFERRED") == 1
+    assert statements.count("BEGIN") == 1
     assert statements.count("BEGIN IMMEDIATE") == 1
 
 

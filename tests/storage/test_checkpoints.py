@@ -21,7 +21,7 @@ StartProcess = Callable[..., Any]
 
 MEGABYTE = 1_000_000
 LARGE = 5 * MEGABYTE
-"""More than the 1000 pages of 4 KiB after which SQLite itself would checkpoint."""
+"""More than the 1000 pages of 4 KiB after which SQLite by itself would checkpoint."""
 
 # Is elected for the directory argv[1], says whether it checkpointed, and stays until a line comes.
 CHECKPOINT = """
@@ -272,8 +272,8 @@ def test_a_queue_on_a_sound_library_leaves_checkpoints_to_it(
 ) -> None:
     queue = make_queue(shards=1)
 
-    for _ in range(3 * LARGE // MEGABYTE):
+    for _ in range(9 * LARGE // MEGABYTE):
         queue.enqueue({"text": "x" * MEGABYTE})
 
-    assert (data_dir / "shard_0.db-wal").stat().st_size < 2 * LARGE
+    assert (data_dir / "shard_0.db-wal").stat().st_size < 5 * LARGE
     assert not (data_dir / "maintenance.lock").exists()

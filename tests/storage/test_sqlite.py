@@ -22,7 +22,7 @@ from queue_max.exceptions import (
     ShardMissingError,
 )
 from queue_max.storage.driver import Driver
-from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
+from queue_max.storage.sqlite import CHECKPOINT_AFTER, SqliteDatabase, SqliteOptions
 
 MakeDatabase = Callable[..., SqliteDatabase]
 StartProcess = Callable[..., Any]
@@ -130,7 +130,7 @@ def test_a_sound_library_makes_checkpoints_by_itself(
     make_database: MakeDatabase, sound: Driver, opened: Opened
 ) -> None:
     with opened(make_database()) as connection:
-        assert pragma(connection, "wal_autocheckpoint") == 1000
+        assert pragma(connection, "wal_autocheckpoint") == CHECKPOINT_AFTER
 
 
 def test_on_an_affected_library_the_file_itself_is_left_alone_however_long_the_wal(
