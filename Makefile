@@ -43,7 +43,7 @@ check: $(VENV)/.installed
 
 # 20 rounds are the full figures; the seed is printed, and so is what was found.
 chaos: $(VENV)/.installed
-	QUEUE_MAX_TEST_ROUNDS=$${QUEUE_MAX_TEST_ROUNDS:-20} $(BIN)/python -m pytest -m chaos tests/chaos tests/model tests/storage
+	QUEUE_MAX_TEST_ROUNDS=$${QUEUE_MAX_TEST_ROUNDS:-20} $(BIN)/python -m pytest -m chaos tests/chaos tests/model tests/storage tests/repositories
 
 # Works on a copy. WORDS="dead letter" takes only the mutations with both words in their names.
 mutations: $(VENV)/.installed

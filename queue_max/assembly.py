@@ -30,6 +30,7 @@ from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.settings import Durability, Settings
 from queue_max.storage import driver
+from queue_max.storage.bells import Bells
 from queue_max.storage.checkpoints import INTERVAL, Checkpointer
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
@@ -136,6 +137,12 @@ def _wire(
     leases = LeaseService(store, presence)
     settlement = SettlementService(store, admission, events)
     dispatcher = Dispatcher(store, settlement, retry, admission, leases, rng)
+    bells = Bells(directory.path)
+
+    def hint(shard_id: int) -> None:
+        dispatcher.hint(shard_id)
+        bells.ring(shard_id, but=presence.identity)
+
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
@@ -144,9 +151,7 @@ def _wire(
         breaker=breaker,
         events=events,
         admission=admission,
-        intake=IntakeService(
-            store, events, alarm, directory.room, dispatcher.hint, rng, settings.max_retries
-        ),
+        intake=IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries),
         dispatch=DispatchService(store, retry, admission, rng),
         dispatcher=dispatcher,
         leases=leases,
@@ -159,15 +164,16 @@ def _wire(
         ),
         retention=RetentionService(store, _days_kept(settings)),
         inspection=InspectionService(store),
-        close=lambda: _close(dispatcher, close),
+        close=lambda: _close(dispatcher, bells, close),
     )
 
 
-def _close(dispatcher: Dispatcher, close_files: Callable[[], None]) -> None:
+def _close(dispatcher: Dispatcher, bells: Bells, close_files: Callable[[], None]) -> None:
     """Settle what has ended, as far as that goes; then nothing can be written any more."""
     with suppress(QueueClosedError):
         dispatcher.flush()
         dispatcher.give_all_back()
+    bells.close()
     close_files()
 
 

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or_, select, update
-from sqlalchemy.exc import DBAPIError
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.job import Job, JobStatus
+from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.repositories.jobs import WHOLE_JOB, listed, to_job, whole_job
+from queue_max.storage import driver
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
 
 PROMOTED_AT_ONCE = 500
@@ -78,8 +79,9 @@ _many = (
     .limit(_at_most)
     .subquery()
 )
-_read_many = select(func.json_group_array(func.json_array(*_many.c)))
-_give_many = _give.where(jobs.c.id.in_(listed("job_ids")))
+_read_many = Compiled(select(func.json_group_array(func.json_array(*_many.c))))
+_give_many = Compiled(_give.where(jobs.c.id.in_(listed("job_ids"))))
+_promote_quickly = Compiled(_promote)
 
 
 class ClaimRepository:
@@ -104,6 +106,9 @@ class ClaimRepository:
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
+        if is_sqlite(self._connection):
+            cursor = _promote_quickly.run(self._connection, now=to_text(self._now))
+            return int(cursor.rowcount)
         return self._connection.execute(_promote, {"now": self._now}).rowcount
 
     def claim(
@@ -120,28 +125,27 @@ class ClaimRepository:
             "now": self._now,
             "at_most": at_most,
         }
-        claimed = None
-        if at_most > 1 and self._connection.dialect.name == "sqlite":
-            claimed = self._claim_many(values)
+        claimed = self._claim_quickly(values) if is_sqlite(self._connection) else None
         if claimed is None:
             rows = self._connection.execute(_claim, values).all()
             self.weight += sum(len(row.payload) for row in rows)
             claimed = [to_job(row, self._shard_id) for row in rows]
         return sorted(claimed, key=_urgency)  # RETURNING has no order
 
-    def _claim_many(self, values: Mapping[str, object]) -> list[Job] | None:
+    def _claim_quickly(self, values: Mapping[str, object]) -> list[Job] | None:
         """Read, then give; None, and nothing is given, where a row is too damaged for that."""
+        now = to_text(self._now)
+        values = {**values, "now": now}
         try:
-            text = self._connection.execute(_read_many, values).scalar_one()
+            [text] = _read_many.run(self._connection, **values).fetchone()
             found = json.loads(text)
-        except (DBAPIError, ValueError):
+        except (driver.choose().module.DatabaseError, ValueError):
             return None
         if not found:
             return []
         ids = json.dumps([facts[0] for facts in found])
-        self._connection.execute(_give_many, {**values, "job_ids": ids})
+        _give_many.run(self._connection, **values, job_ids=ids)
         self.weight += len(text)
-        now = to_text(self._now)
         given: dict[str, Any] = {
             "status": JobStatus.PROCESSING,
             "worker_id": values["claimant"],

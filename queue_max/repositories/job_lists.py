@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
+from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.repositories.jobs import (
     ANOTHER_LIFE,
     WHOLE_JOB,
@@ -76,10 +77,10 @@ _complete_all = (
     .returning(jobs.c.id)
 )
 # On SQLite a list is one text, and who writes is alone between two statements.
-_read_done = select(func.json_group_array(jobs.c.id)).where(
-    _is_done, jobs.c.id.in_(listed("job_ids"))
+_read_done = Compiled(
+    select(func.json_group_array(jobs.c.id)).where(_is_done, jobs.c.id.in_(listed("job_ids")))
 )
-_delete_listed = delete(jobs).where(jobs.c.id.in_(listed("job_ids")))
+_delete_listed = Compiled(delete(jobs).where(jobs.c.id.in_(listed("job_ids"))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +152,12 @@ class JobListRepository:
         return [job.id in found[job.fence] for job in done]
 
     def _complete(self, fence: int, ids: list[int]) -> Iterable[int]:
-        if self._connection.dialect.name != "sqlite":
+        if not is_sqlite(self._connection):
             values = {"token": fence, "job_ids": ids}
             return self._connection.execute(_complete_all, values).scalars()
-        asked = {"token": fence, "job_ids": json.dumps(ids)}
-        done = str(self._connection.execute(_read_done, asked).scalar_one())
-        self._connection.execute(_delete_listed, {"job_ids": done})
+        asked = _read_done.run(self._connection, token=fence, job_ids=json.dumps(ids))
+        [done] = asked.fetchone()
+        _delete_listed.run(self._connection, job_ids=done)
         found: list[int] = json.loads(done)
         return found
 

@@ -30,6 +30,7 @@ from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.domain.reference import JobRef
 from queue_max.domain.soundness import checksum, damage_of, without_damage
+from queue_max.repositories.compiled import is_sqlite
 from queue_max.storage.schema import (
     CANCELLED,
     COMPLETED,
@@ -103,7 +104,7 @@ class JobRepository:
 
     def add(self, new: Sequence[NewJob]) -> list[int]:
         """Store jobs; gives their ids, in the same order."""
-        if self._connection.dialect.name == "sqlite":
+        if is_sqlite(self._connection):
             now = to_text(self._now)
             return self._add_in_a_row([self._row(job, now) for job in new])
         rows = [self._row(job, self._now) for job in new]
@@ -135,7 +136,7 @@ class JobRepository:
         )
 
     def _stored(self, moment: datetime) -> datetime | str:
-        return to_text(moment) if self._connection.dialect.name == "sqlite" else moment
+        return to_text(moment) if is_sqlite(self._connection) else moment
 
     def _add_in_a_row(self, rows: list[tuple[Any, ...]]) -> list[int]:
         """Store rows as SQLite has it: who writes is alone, so that their ids follow each other.

@@ -5,11 +5,13 @@ from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.storage.schema import shard_metadata
 
 _add_processed = update(shard_metadata).values(
     processed=shard_metadata.c.processed + bindparam("number")
 )
+_add_processed_quickly = Compiled(_add_processed)
 _add_failed = update(shard_metadata).values(failed=shard_metadata.c.failed + bindparam("number"))
 
 
@@ -30,7 +32,10 @@ class ShardMetadataRepository:
 
     def add_processed(self, number: int = 1) -> None:
         """Count jobs that are done."""
-        self._connection.execute(_add_processed, {"number": number})
+        if is_sqlite(self._connection):
+            _add_processed_quickly.run(self._connection, number=number)
+        else:
+            self._connection.execute(_add_processed, {"number": number})
 
     def add_failed(self, number: int = 1) -> None:
         """Count jobs that failed for good."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from queue_max import forking
 from queue_max.domain.job import Lease
+from queue_max.storage.bells import BELL
 
 try:
     import fcntl
@@ -44,7 +45,8 @@ class Remains:
         return self.started is None or lease in self.started
 
     def clear(self) -> None:
-        """Remove the file, once all jobs of the process are taken care of."""
+        """Remove its files, once all jobs of the process are taken care of."""
+        self.path.with_suffix(BELL).unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
 

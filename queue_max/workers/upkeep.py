@@ -6,16 +6,25 @@ It shows that it lives, keeps the leases of its jobs, and recovers the jobs of o
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 from queue_max import forking
 from queue_max.exceptions import QueueClosedError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
+from queue_max.storage.bells import Bell
 
 logger = logging.getLogger(__name__)
 
 LOOK_FOR_DEAD = 0.5
 """Seconds between two looks for processes of this host that are no more."""
+
+HEAR_FOR = 60.0
+"""Seconds for which a bell is listened to at a stretch."""
+
+BETWEEN_RINGS = 0.002
+"""Seconds for which rings are gathered: a busy process is not to spend its time on hearing them."""
 
 TIDY = 60.0
 """Seconds between two rounds of deleting what is no longer needed."""
@@ -31,7 +40,8 @@ class Upkeep:
         self._services = queue.services
         self._workers = 0
         self._loops: list[Repeater] = []
-        self._tender: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._bell: Bell | None = None
         self._stopping = threading.Event()
         forking.in_child(self._forget)
 
@@ -56,16 +66,20 @@ class Upkeep:
             self._workers -= 1
             if self._workers:
                 return
-            loops, tender = self._loops, self._tender
+            loops, threads, bell = self._loops, self._threads, self._bell
             self._stopping.set()
             self._services.dispatcher.wake()
+            if bell is not None:
+                bell.ring()
             # Within the lock: a worker that begins just now is to keep its new identity.
             self._let_go()
             self._services.presence.vanish()
         for loop in loops:
             loop.stop()
-        if tender is not None:
-            tender.join()
+        for thread in threads:
+            thread.join()
+        if bell is not None:
+            bell.take_down()
 
     def _let_go(self) -> None:
         """Leave nothing behind that was claimed and not begun."""
@@ -78,15 +92,19 @@ class Upkeep:
         """Begin without workers, in a child of fork: they run in the parent."""
         self._workers = 0
         self._loops = []
-        self._tender = None
+        self._threads = []
+        self._bell = None
 
     def _tidy(self) -> None:
         self._services.retention.tidy()
 
     def _start(self) -> None:
-        settings = self._services.settings
+        settings, presence = self._services.settings, self._services.presence
+        self._bell = None
         try:
-            self._services.presence.appear()
+            presence.appear()
+            if presence.identity is not None:
+                self._bell = Bell(settings.data_dir, presence.identity)
         except OSError as error:
             logger.warning("others see by its leases alone whether this process lives: %s", error)
         # However the settings are, a lease has three chances to be renewed before it is over.
@@ -108,10 +126,24 @@ class Upkeep:
         for loop in self._loops:
             loop.start()
         self._stopping = threading.Event()
-        self._tender = threading.Thread(
-            target=self._services.dispatcher.tend,
-            args=(self._stopping,),
-            name="queue-max-settling",
-            daemon=True,
-        )
-        self._tender.start()
+        self._threads = [
+            threading.Thread(target=work, args=(self._stopping, *more), name=name, daemon=True)
+            for name, work, *more in self._works()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _works(self) -> Iterator[tuple[Any, ...]]:
+        """Give what threads do until they are told to stop: a name, a function, its arguments."""
+        yield "queue-max-settling", self._services.dispatcher.tend
+        if self._bell is not None:
+            yield "queue-max-hearing", self._hear, self._bell
+
+    def _hear(self, stopping: threading.Event, bell: Bell) -> None:
+        """Hear from other processes where there are new jobs."""
+        services = self._services
+        while not stopping.is_set():
+            for shard_id in bell.heard(HEAR_FOR):
+                if shard_id in services.store.shard_ids:
+                    services.dispatcher.hint(shard_id)
+            stopping.wait(BETWEEN_RINGS)

@@ -15,6 +15,7 @@ from support.postgres import PostgresServer
 
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
+from queue_max.repositories.compiled import Compiled
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.storage.database import Database
@@ -168,9 +169,16 @@ def fill(
 
 
 @pytest.fixture
-def statements() -> Iterator[list[tuple[str, Any]]]:
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
     """What is sent to databases from now on, with its parameters."""
     sent: list[tuple[str, Any]] = []
+    run = Compiled.run
+
+    def noted(compiled: Compiled, connection: Connection, **values: Any) -> Any:
+        sent.append((compiled._text, compiled._constants | values))
+        return run(compiled, connection, **values)
+
+    monkeypatch.setattr(Compiled, "run", noted)
 
     def note(_connection: object, _cursor: object, sql: str, values: Any, *_: object) -> None:
         sent.append((sql, values))
@@ -198,7 +206,8 @@ def plan(
         for sql, values in sent:
             with shard.writing() as connection:
                 if connection.dialect.name == "sqlite":
-                    touching += plan_of_sqlite(connection, sql, len(values))
+                    nothing = dict.fromkeys(values) if ":" in sql else (None,) * len(values)
+                    touching += plan_of_sqlite(connection, sql, nothing)
                 else:
                     touching += plan_of_postgresql(connection, sql)
         return touching
@@ -206,9 +215,9 @@ def plan(
     return plan
 
 
-def plan_of_sqlite(connection: Connection, sql: str, values: int) -> list[str]:
-    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", (None,) * values)
-    lines = [row.detail for row in rows]
+def plan_of_sqlite(connection: Connection, sql: str, values: Any) -> list[str]:
+    cursor = connection.connection.cursor()
+    lines = [row[-1] for row in cursor.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
     touching = [line for line in lines if any(table in line for table in TABLES)]
     assert all("INDEX" in line or "PRIMARY KEY" in line for line in touching)
     assert not [line for line in lines if "TEMP B-TREE" in line]

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from chaos.support.figures import ROUNDS
 from sqlalchemy import Connection
 from support.clock import FakeClock
 from support.jobs import a_new_job
@@ -279,7 +280,8 @@ def test_fence_and_attempts_rise_by_one_with_every_claim(
         assert job.started_at == to_text(clock.now)
 
 
-def test_a_claim_is_one_statement(
+@only_postgresql
+def test_a_claim_is_one_statement_where_others_write_meanwhile(
     add: Add, claim: Claim, statements: list[tuple[str, Any]]
 ) -> None:
     add()
@@ -287,6 +289,34 @@ def test_a_claim_is_one_statement(
     assert claim() is not None
     changes = [sql for sql, _ in statements if sql.startswith(("UPDATE", "SELECT", "WITH"))]
     assert len(changes) == 1
+
+
+@only_sqlite
+def test_a_claim_of_many_sends_no_more_than_a_claim_of_one(
+    add: Add, store: Store, statements: list[tuple[str, Any]]
+) -> None:
+    for _ in range(50):
+        add()
+    with store.writing(0) as unit:
+        statements.clear()
+        assert len(unit.claims.claim(DEFAULT_QUEUE, "w", at_most=50)) == 50
+    assert len(statements) == 2
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    "harm", ["payload = x'00ff'", "fence = 'many'", "payload = CAST(x'22ff22' AS TEXT)"]
+)
+def test_a_row_that_has_no_form_in_json_keeps_no_other_from_being_claimed(
+    add: Add, store: Store, shard: Database, harm: str
+) -> None:
+    sound, damaged = add(), add()
+    with shard.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE fila SET {harm} WHERE id = {damaged}")
+    with store.writing(0) as unit:
+        claimed = {job.id: job for job in unit.claims.claim(DEFAULT_QUEUE, "w", at_most=9)}
+    assert claimed[sound].damage is None
+    assert claimed[damaged].damage is not None
 
 
 def test_nothing_is_claimed_of_an_empty_shard(claim: Claim) -> None:
@@ -701,13 +731,18 @@ def test_no_plan_of_postgresql_finds_the_wrong_silent_jobs(
 # Cost
 
 
+SOME = [Job(id=number, payload={}, fence=1) for number in (1, 2)]
+
 hot = pytest.mark.parametrize(
     "step",
     [
         pytest.param(lambda unit: unit.claims.has_due(DEFAULT_QUEUE), id="has_due"),
         pytest.param(lambda unit: unit.claims.promote_due(), id="promote_due"),
         pytest.param(lambda unit: unit.claims.claim_next(DEFAULT_QUEUE, "w"), id="claim_next"),
+        pytest.param(lambda unit: unit.claims.claim(DEFAULT_QUEUE, "w", at_most=9), id="claim"),
+        pytest.param(lambda unit: unit.claims.next_due(), id="next_due"),
         pytest.param(lambda unit: unit.jobs.complete(1, 1), id="complete"),
+        pytest.param(lambda unit: unit.job_lists.complete_all(SOME), id="complete_all"),
         pytest.param(lambda unit: unit.jobs.running(1, 1), id="running"),
         pytest.param(lambda unit: unit.leases.renew([Lease(0, 1, 1), Lease(0, 2, 1)]), id="renew"),
         pytest.param(lambda unit: unit.leases.renew_of_worker("worker-1"), id="renew_of_worker"),
@@ -723,6 +758,22 @@ def test_each_step_goes_by_an_index_and_sorts_nothing(
     plan: Plan, fill: Callable[[], None], step: Callable[[UnitOfWork], object]
 ) -> None:
     fill()
+    assert plan(step)
+
+
+@only_sqlite
+@pytest.mark.chaos
+@hot
+def test_so_does_it_on_sqlite_with_a_million_jobs(
+    plan: Plan, fill: Callable[[], None], shard: Database, step: Callable[[UnitOfWork], object]
+) -> None:
+    fill()
+    columns = "payload, status, priority, heartbeat, created_at, completed_at, next_retry_at"
+    for _ in range(9 if ROUNDS else 4):
+        with shard.writing() as connection:
+            connection.exec_driver_sql(
+                f"INSERT INTO fila (uid, {columns}) SELECT hex(randomblob(16)), {columns} FROM fila"
+            )
     assert plan(step)
 
 

@@ -92,6 +92,19 @@ def spawn(tmp_path: Path, data_dir: Path) -> Iterator[Spawn]:
         process.communicate()
 
 
+# A worker that looks at an empty queue once an hour.
+PATIENT_WORKER = """
+import sys
+from queue_max import Queue, Worker
+
+worker = Worker("patient", lambda payload: print("ran", flush=True), Queue(), poll_interval=3600)
+worker.start()
+print("ready", flush=True)
+sys.stdin.read()
+worker.stop(None)
+"""
+
+
 def runs_of(job: int | str) -> list[int]:
     """Read the numbers that the runs of a job have noted."""
     path = Path(f"{job}.runs")
@@ -144,6 +157,18 @@ def test_a_job_that_takes_longer_than_a_lease_is_not_recovered(
     assert queue.wait_until_empty(30)
     assert runs_of(1) == [first.pid]
     assert queue.get_stats()["completed"] == 2
+
+
+def test_a_worker_hears_of_jobs_that_another_process_stores_however_seldom_it_looks(
+    make_queue: MakeQueue, spawn: Spawn
+) -> None:
+    queue = make_queue(shards=2)
+    worker = spawn(PATIENT_WORKER)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"ready\n"
+    for _ in range(5):
+        queue.enqueue({})
+        assert worker.stdout.readline() == b"ran\n"
 
 
 def moment(text: str | None) -> datetime:
@@ -219,7 +244,7 @@ def test_a_process_that_ends_well_leaves_nothing_behind(
     queue.enqueue({"n": 1})
     process = spawn(STAYING_WORKER, "worker-1")
     eventually(lambda: runs_of(1))
-    assert [path.suffix for path in (data_dir / "workers").iterdir()] == [".lock"]
+    assert {path.suffix for path in (data_dir / "workers").iterdir()} == {".lock", ".bell"}
     Path("leave").touch()
     process.communicate(timeout=30)
     assert process.returncode == 0
