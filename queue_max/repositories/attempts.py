@@ -9,8 +9,10 @@ from queue_max.domain.attempts import KEPT, Attempt
 from queue_max.domain.clock import from_text, to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job
+from queue_max.repositories.compiled import Compiled, to_be_bound
 from queue_max.storage.schema import attempts
 
+_insert = Compiled(insert(attempts).inline().values(to_be_bound(attempts, but={"id"})))
 _of_job = attempts.c.uid == bindparam("job_uid")
 _list = select(attempts).where(_of_job).order_by(attempts.c.id)
 _count = select(func.count()).where(_of_job, attempts.c.error_type == bindparam("kind"))
@@ -34,18 +36,17 @@ class AttemptRepository:
 
     def add(self, job: Job, failure: Failure) -> None:
         """Keep an attempt that has just failed, and no more than the newest ones of the job."""
-        self._connection.execute(
-            insert(attempts).values(
-                uid=job.uid,
-                fence=job.fence,
-                attempt=job.attempts,
-                worker_id=job.worker_id,
-                started_at=_moment(job.started_at),
-                ended_at=self._now,
-                error_type=failure.error_type,
-                error=failure.message,
-                error_stack=failure.stack,
-            )
+        _insert.run(
+            self._connection,
+            uid=job.uid,
+            fence=job.fence,
+            attempt=job.attempts,
+            worker_id=job.worker_id,
+            started_at=_moment(job.started_at),
+            ended_at=self._now,
+            error_type=failure.error_type,
+            error=failure.message,
+            error_stack=failure.stack,
         )
         if job.fence > KEPT:
             self._connection.execute(_forget_oldest, {"job_uid": job.uid})

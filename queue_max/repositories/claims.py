@@ -39,7 +39,9 @@ _next_due = (
     .order_by(jobs.c.next_retry_at)
     .limit(1)
 )
-_promote = update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
+_promote = Compiled(
+    update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
+)
 
 _at_most = bindparam("at_most", type_=BigInteger)
 _in_order = (jobs.c.priority.desc(), jobs.c.id)
@@ -81,7 +83,6 @@ _many = (
 )
 _read_many = Compiled(select(func.json_group_array(func.json_array(*_many.c))))
 _give_many = Compiled(_give.where(jobs.c.id.in_(listed("job_ids"))))
-_promote_quickly = Compiled(_promote)
 
 
 class ClaimRepository:
@@ -106,10 +107,7 @@ class ClaimRepository:
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
-        if is_sqlite(self._connection):
-            cursor = _promote_quickly.run(self._connection, now=to_text(self._now))
-            return int(cursor.rowcount)
-        return self._connection.execute(_promote, {"now": self._now}).rowcount
+        return int(_promote.run(self._connection, now=self._now).rowcount)
 
     def claim(
         self, queue: str, worker_id: str, holder: str | None = None, *, at_most: int
@@ -134,8 +132,6 @@ class ClaimRepository:
 
     def _claim_quickly(self, values: Mapping[str, object]) -> list[Job] | None:
         """Read, then give; None, and nothing is given, where a row is too damaged for that."""
-        now = to_text(self._now)
-        values = {**values, "now": now}
         try:
             [text] = _read_many.run(self._connection, **values).fetchone()
             found = json.loads(text)
@@ -146,6 +142,7 @@ class ClaimRepository:
         ids = json.dumps([facts[0] for facts in found])
         _give_many.run(self._connection, **values, job_ids=ids)
         self.weight += len(text)
+        now = to_text(self._now)
         given: dict[str, Any] = {
             "status": JobStatus.PROCESSING,
             "worker_id": values["claimant"],

@@ -4,15 +4,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, insert, select
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.dead_letters import DeadLetter, Filter
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
+from queue_max.repositories.compiled import Compiled, to_be_bound
 from queue_max.repositories.jobs import has_status, only
 from queue_max.storage.schema import dead_letters, jobs
+
+_payload = select(jobs.c.payload).where(jobs.c.id == bindparam("job_id")).scalar_subquery()
+_insert = Compiled(
+    insert(dead_letters)
+    .inline()
+    .values({"payload": _payload, **to_be_bound(dead_letters, but={"id", "payload"})})
+)
 
 
 class DeadLetterRepository:
@@ -25,19 +33,16 @@ class DeadLetterRepository:
 
     def add(self, job: Job, failure: Failure, reason: str) -> None:
         """Keep a job that failed for good; its payload is copied as it is stored."""
-        payload = select(jobs.c.payload).where(jobs.c.id == job.id).scalar_subquery()
-        self._connection.execute(
-            insert(dead_letters).values(
-                job_id=job.id,
-                payload=payload,
-                error=failure.message,
-                error_type=failure.error_type,
-                error_stack=failure.stack,
-                failed_at=self._now,
-                shard_id=self._shard_id,
-                uid=job.uid,
-                reason=reason,
-            )
+        _insert.run(
+            self._connection,
+            job_id=job.id,
+            error=failure.message,
+            error_type=failure.error_type,
+            error_stack=failure.stack,
+            failed_at=self._now,
+            shard_id=self._shard_id,
+            uid=job.uid,
+            reason=reason,
         )
 
     def list(

@@ -1,5 +1,6 @@
 """The `fila` table: one method for each step in a job's life."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -30,11 +31,9 @@ from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.domain.reference import JobRef
 from queue_max.domain.soundness import checksum, damage_of, without_damage
-from queue_max.repositories.compiled import is_sqlite
+from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.storage.schema import (
     CANCELLED,
-    COMPLETED,
-    FAILED,
     PENDING,
     PROCESSING,
     SCHEDULED,
@@ -92,6 +91,19 @@ _INSERT = str(
     .compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=list(_STORED))
 )
 _PENDING, _SCHEDULED = str(JobStatus.PENDING), str(JobStatus.SCHEDULED)
+
+
+@functools.cache
+def _release(changed: frozenset[str], is_counted: bool, has_fence: bool) -> Compiled:
+    """Take a job from its worker; where the row is damaged, its fence may be, too."""
+    held = [jobs.c.fence == bindparam("token", type_=BigInteger)] if has_fence else []
+    new: dict[str, Any] = {
+        name: bindparam(f"new_{name}", type_=jobs.c[name].type) for name in sorted(changed)
+    }
+    if not is_counted:
+        new["attempts"] = jobs.c.attempts - 1
+    condition = (jobs.c.id == bindparam("job_id"), jobs.c.status == PROCESSING, *held)
+    return Compiled(update(jobs).where(*condition).values(**_NOBODYS, **new))
 
 
 class JobRepository:
@@ -172,7 +184,7 @@ class JobRepository:
             return None
         self._release(
             job,
-            status=COMPLETED,
+            status=str(JobStatus.COMPLETED),
             completed_at=self._now,
             keep_until=later(self._now, job.keep_result),
             result=result,
@@ -207,11 +219,11 @@ class JobRepository:
 
     def snooze(self, job: Job, at: datetime) -> bool:
         """Let a running job wait as if it had not run; False when its lease is lost."""
-        return self._release(job, attempts=jobs.c.attempts - 1, **self._waiting(at))
+        return self._release(job, is_counted=False, **self._waiting(at))
 
     def cancel_running(self, job: Job, failure: Failure) -> bool:
         """End a running job as cancelled; False when its lease is lost."""
-        return self._leave(job, failure, status=CANCELLED, completed_at=self._now)
+        return self._leave(job, failure, status=str(JobStatus.CANCELLED), completed_at=self._now)
 
     def give_back(self, job: Job) -> bool:
         """Make a job pending that was claimed and not started; False when its lease is lost."""
@@ -219,7 +231,7 @@ class JobRepository:
 
     def fail(self, job: Job, failure: Failure) -> bool:
         """Mark a job as failed for good, beside its dead letter; False when its lease is lost."""
-        return self._leave(job, failure, status=FAILED, completed_at=self._now)
+        return self._leave(job, failure, status=str(JobStatus.FAILED), completed_at=self._now)
 
     def find(self, job: JobRef) -> Job | None:
         """Read a job, whatever state it is in; None when it is not in this shard."""
@@ -244,7 +256,7 @@ class JobRepository:
         return None if row is None else row.id
 
     def _waiting(self, at: datetime) -> dict[str, Any]:
-        return {"status": PENDING if at <= self._now else SCHEDULED, "next_retry_at": at}
+        return {"status": _PENDING if at <= self._now else _SCHEDULED, "next_retry_at": at}
 
     def _leave(self, job: Job, failure: Failure, **changes: Any) -> bool:
         """Take a job from its worker, noting why."""
@@ -256,15 +268,13 @@ class JobRepository:
             **changes,
         )
 
-    def _release(self, job: Job, **changes: Any) -> bool:
+    def _release(self, job: Job, *, is_counted: bool = True, **changes: Any) -> bool:
         """Take a job from its worker; False when it is not, or no longer, the worker's."""
-        is_held = [] if job.damage else [jobs.c.fence == job.fence]  # that may be damaged, too
-        statement = (
-            update(jobs)
-            .where(jobs.c.id == job.id, jobs.c.status == PROCESSING, *is_held)
-            .values(**_NOBODYS, **changes)
-        )
-        return self._connection.execute(statement).rowcount == 1
+        statement = _release(frozenset(changes), is_counted, job.damage is None)
+        values = {f"new_{name}": value for name, value in changes.items()}
+        if job.damage is None:
+            values["token"] = job.fence
+        return bool(statement.run(self._connection, job_id=job.id, **values).rowcount == 1)
 
 
 def read_jobs(connection: Connection, shard_id: int, statement: Select[Any]) -> list[Job]:

@@ -5,14 +5,15 @@ from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from queue_max.repositories.compiled import Compiled, is_sqlite
+from queue_max.repositories.compiled import Compiled
 from queue_max.storage.schema import shard_metadata
 
-_add_processed = update(shard_metadata).values(
-    processed=shard_metadata.c.processed + bindparam("number")
+_add_processed = Compiled(
+    update(shard_metadata).values(processed=shard_metadata.c.processed + bindparam("number"))
 )
-_add_processed_quickly = Compiled(_add_processed)
-_add_failed = update(shard_metadata).values(failed=shard_metadata.c.failed + bindparam("number"))
+_add_failed = Compiled(
+    update(shard_metadata).values(failed=shard_metadata.c.failed + bindparam("number"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,11 @@ class ShardMetadataRepository:
 
     def add_processed(self, number: int = 1) -> None:
         """Count jobs that are done."""
-        if is_sqlite(self._connection):
-            _add_processed_quickly.run(self._connection, number=number)
-        else:
-            self._connection.execute(_add_processed, {"number": number})
+        _add_processed.run(self._connection, number=number)
 
     def add_failed(self, number: int = 1) -> None:
         """Count jobs that failed for good."""
-        self._connection.execute(_add_failed, {"number": number})
+        _add_failed.run(self._connection, number=number)
 
     def totals(self) -> Totals:
         """Read the counters."""
