@@ -1,7 +1,8 @@
 """A census of Python's standard library: every .py file of it becomes one job.
 
-Run it with `make demo`, or `python examples/stdlib_census.py`. Ctrl-C stops it at any moment;
-the next run goes on from there. What happens, in the order of this file:
+Run it with `make demo`, or `python examples/stdlib_census.py`; a folder that is given takes the
+library's place. Ctrl-C stops it at any moment; the next run goes on from there. What happens, in
+the order of this file:
 
 1. `census` is the job's function: it parses one file and writes what it counted to the report.
 2. `main` enqueues the files, starts two worker processes, watches them, and tells the outcome.
@@ -31,6 +32,8 @@ from queue_max import Permanent, Queue
 
 HOME = Path(__file__).resolve().parents[1] / ".demo"
 REPORT = HOME / "report.db"
+STANDARD = Path(sysconfig.get_path("stdlib"))
+LIBRARY = Path(sys.argv[1]) if __name__ == "__main__" and sys.argv[1:] else STANDARD
 WORKERS = 2  # processes, of four threads each
 
 # The workers inherit these. A census needs no limit, and files that do not parse, of which the
@@ -94,11 +97,10 @@ def main() -> None:
 
 def library_files() -> set[str]:
     """Find the files of the standard library; what was installed beside it is left out."""
-    library = Path(sysconfig.get_path("stdlib"))
-    if not (library / "test").is_dir():
-        console.print(f"{library} has no folder of tests: the census goes without it.")
+    if LIBRARY == STANDARD and not (LIBRARY / "test").is_dir():
+        console.print(f"{LIBRARY} has no folder of tests: the census goes without it.")
     strangers = {"site-packages", "dist-packages"}
-    return {str(path) for path in library.rglob("*.py") if not strangers & set(path.parts)}
+    return {str(path) for path in LIBRARY.rglob("*.py") if not strangers & set(path.parts)}
 
 
 def prepare_report(files: set[str]) -> None:
@@ -177,7 +179,7 @@ def tell(queue: Queue, files: set[str], jobs: int, seconds: float) -> None:
     for path, error in sorted(
         (json.loads(letter["payload"])["path"], letter["error"]) for letter in letters
     ):
-        dead.add_row(os.path.relpath(path, sysconfig.get_path("stdlib")), error)
+        dead.add_row(os.path.relpath(path, LIBRARY), error)
     console.print(dead)
     totals = Table("", "", show_header=False, title="Census of the standard library")
     for name, value in {
