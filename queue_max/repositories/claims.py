@@ -13,6 +13,7 @@ from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.repositories.jobs import WHOLE_JOB, listed, to_job, whole_job
 from queue_max.storage import driver
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
+from queue_max.storage.types import to_moment
 
 PROMOTED_AT_ONCE = 500
 """How many due jobs one claim makes pending: more would hold the lock for too long."""
@@ -20,7 +21,7 @@ PROMOTED_AT_ONCE = 500
 _is_due = and_(jobs.c.status == SCHEDULED, jobs.c.next_retry_at <= bindparam("now"))
 _is_claimable = and_(jobs.c.status == PENDING, jobs.c.queue == bindparam("queue_name"))
 
-_has_due = select(or_(exists().where(_is_claimable), exists().where(_is_due)))
+_has_due = Compiled(select(or_(exists().where(_is_claimable), exists().where(_is_due))))
 
 _due = (
     select(jobs.c.id)
@@ -33,7 +34,7 @@ _due = (
     # Else PostgreSQL may run it once a row, and then it has no limit.
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
-_next_due = (
+_next_due = Compiled(
     select(jobs.c.next_retry_at)
     .where(jobs.c.status == SCHEDULED, jobs.c.next_retry_at.is_not(None))
     .order_by(jobs.c.next_retry_at)
@@ -97,13 +98,13 @@ class ClaimRepository:
 
     def has_due(self, queue: str) -> bool:
         """Tell whether a claim would find something."""
-        values = {"queue_name": queue, "now": self._now}
-        return bool(self._connection.execute(_has_due, values).scalar_one())
+        [answer] = _has_due.run(self._connection, queue_name=queue, now=self._now).fetchone()
+        return bool(answer)
 
     def next_due(self) -> datetime | None:
         """Tell when the earliest job that waits is due; None when none does."""
-        moment: datetime | None = self._connection.execute(_next_due).scalar_one_or_none()
-        return moment
+        row = _next_due.run(self._connection).fetchone()
+        return None if row is None else to_moment(row[0])
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""

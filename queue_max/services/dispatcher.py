@@ -101,6 +101,8 @@ class _Harvest:
     """Characters in the payloads that were claimed."""
     is_all: bool = True
     """Fewer jobs came than were asked for."""
+    due_in: float | None = None
+    """Seconds until the next job there is due; None where nobody asked."""
 
 
 class Dispatcher:
@@ -337,9 +339,9 @@ class Dispatcher:
         able = [
             shard
             for shard in following
-            if (shard.ended or (shard.may_have_jobs and may_claim))
-            and not shard.is_taken
+            if not shard.is_taken
             and shard.rests_until <= now
+            and (shard.ended or (may_claim and shard.may_have_jobs))
         ]
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
@@ -353,9 +355,8 @@ class Dispatcher:
 
     def _exchange(self, shard: _Shard, worker_id: str | None = None) -> Job | None:
         """Settle what has ended of a shard, and claim for a worker; gives its job, if one came."""
-        ended = [
-            shard.ended.popleft() for _ in range(len(shard.ended))
-        ]  # it alone takes from there
+        # Nobody else takes from there.
+        ended = [shard.ended.popleft() for _ in range(len(shard.ended))]
         with self._lock:
             hints = shard.hints
             asked = self._appetite(shard) if worker_id is not None else 0
@@ -365,6 +366,8 @@ class Dispatcher:
                 found = self._settle(unit, ended)
                 if worker_id is not None and asked:
                     self._claim(unit, found, worker_id, asked)
+                if found.is_all:
+                    found.due_in = _due_in(unit)
             harvest = found
         except ShardBusyError as error:
             self._refused(shard, error)
@@ -377,9 +380,8 @@ class Dispatcher:
             logger.exception("an exchange with shard %s failed", shard.id)
             ended = self._settle_alone(ended)
         finally:
-            first = self._end_exchange(shard, ended if harvest is None else [], harvest)
-            if harvest is not None and asked and harvest.is_all:
-                self._found_all(shard, hints)
+            left = ended if harvest is None else []
+            first = self._end_exchange(shard, left, harvest, hints if asked else None)
         if harvest is not None:
             self._tell(harvest, ended)
         return first
@@ -434,7 +436,7 @@ class Dispatcher:
         return left
 
     def _end_exchange(
-        self, shard: _Shard, left: Sequence[Ended], harvest: _Harvest | None
+        self, shard: _Shard, left: Sequence[Ended], harvest: _Harvest | None, hints: int | None
     ) -> Job | None:
         """Put what came into the buffer, but for the first job, which is for who made it."""
         claimed = harvest.claimed if harvest is not None else []
@@ -446,22 +448,29 @@ class Dispatcher:
             shard.ended.extendleft(reversed(left))
             if harvest is not None:
                 shard.refusals, shard.error = 0, None
+                self._learn(shard, harvest, hints)
             if harvest is not None and claimed:
                 self._pace.claimed(len(claimed), harvest.weight)
                 shard.takes_one = not _may_wait(claimed[0])
             for job in claimed[1:]:
                 self._ready[job.priority].append((job, now))
-            self._changed.notify(self._pace.crew(len(claimed), now))
+            if len(claimed) > 1:
+                self._changed.notify(self._pace.crew(len(claimed), now))
+            elif self._next_shard(now) is not None:
+                self._changed.notify()
         if len(claimed) > 1 or left:
             self._has_work.set()
         return claimed[0] if claimed else None
 
-    def _found_all(self, shard: _Shard, hints: int) -> None:
-        """Note that no more is due there, unless somebody has stored more meanwhile."""
-        with self._lock:
-            if shard.hints == hints:
-                shard.may_have_jobs = False
-            self._look_at = 0.0  # to learn when the next job there is due
+    def _learn(self, shard: _Shard, harvest: _Harvest, hints: int | None) -> None:
+        """Note when more is due there; and that nothing is now, if all was claimed.
+
+        Unless somebody has stored more since there were so many `hints`; None: it was no claim.
+        """
+        if harvest.is_all and hints is not None:
+            shard.may_have_jobs = shard.hints != hints
+        if harvest.due_in is not None:
+            self._look_at = min(self._look_at, self._clock() + harvest.due_in)
 
     def _refused(self, shard: _Shard, error: ShardError) -> None:
         """Leave a shard alone for a while."""
@@ -518,11 +527,16 @@ class Dispatcher:
         """See whether a shard has due jobs; gives the seconds until one will be."""
         with self._store.reading(shard.id) as unit:
             has_due = unit.claims.has_due(DEFAULT_QUEUE)
-            at = None if has_due else unit.claims.next_due()
-            wait = math.inf if at is None else (at - unit.now).total_seconds()
+            due_in = math.inf if has_due else _due_in(unit)
         if has_due:
             self.hint(shard.id)
-        return max(0.0, wait)
+        return due_in
+
+
+def _due_in(unit: UnitOfWork) -> float:
+    """Tell in how many seconds the next job of a shard is due; inf for none."""
+    at = unit.claims.next_due()
+    return math.inf if at is None else max(0.0, (at - unit.now).total_seconds())
 
 
 def _may_wait(job: Job) -> bool:

@@ -14,6 +14,14 @@ class UnreadableValueError(ValueError):
     """Something else is stored than what was written."""
 
 
+def to_moment(value: Any) -> datetime:
+    """Read a moment as it is stored, on either database."""
+    try:
+        return from_text(value) if isinstance(value, str) else cut(value)
+    except (AttributeError, ValueError, OverflowError) as error:
+        raise UnreadableValueError(f"{value!r} is no moment") from error
+
+
 class UtcTime(TypeDecorator[datetime]):
     """An aware moment: text of fixed width on SQLite, `timestamptz` on PostgreSQL.
 
@@ -37,9 +45,4 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Read a moment."""
-        if value is None:
-            return None
-        try:
-            return from_text(value) if isinstance(value, str) else cut(value)
-        except (AttributeError, ValueError, OverflowError) as error:
-            raise UnreadableValueError(f"{value!r} is no moment") from error
+        return None if value is None else to_moment(value)

@@ -419,6 +419,33 @@ def test_a_locked_shard_does_not_hold_up_the_others(
 
 
 @three_shards
+def test_a_shard_that_has_no_more_is_no_reason_to_ask_all_others(
+    dispatcher: Dispatcher, take: Take, add: Add, statements: list[str]
+) -> None:
+    assert take() is None
+    add(shard_id=1)
+    dispatcher.hint(1)
+    statements.clear()
+    must(take())
+    assert take() is None
+    assert not [sql for sql in statements if "EXISTS" in sql]
+
+
+@two_shards
+def test_a_shard_that_has_no_more_is_asked_again_when_its_next_job_is_due(
+    dispatcher: Dispatcher, take: Take, add: Add, clock: FakeClock
+) -> None:
+    assert take() is None
+    add(shard_id=1)
+    [later] = add(shard_id=1, delay=0.5)
+    dispatcher.hint(1)
+    must(take())
+    assert take() is None
+    clock.advance(0.6)
+    assert must(take()).id == later
+
+
+@three_shards
 def test_a_damaged_shard_is_told_once_and_the_others_go_on(
     take: Take, add: Add, damage: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
