@@ -87,8 +87,8 @@ MUTATIONS = [
     mutation(
         "failing without the fence",
         JOBS,
-        "is_held = [] if job.damage else [jobs.c.fence == job.fence]",
-        "is_held: list[Any] = []",
+        'held = [jobs.c.fence == bindparam("token", type_=BigInteger)] if has_fence else []',
+        "held: list[Any] = []",
         MODEL,
     ),
     mutation(
@@ -195,7 +195,7 @@ MUTATIONS = [
     mutation(
         "a snooze counts as an attempt",
         JOBS,
-        "return self._release(job, attempts=jobs.c.attempts - 1, **self._waiting(at))",
+        "return self._release(job, is_counted=False, **self._waiting(at))",
         "return self._release(job, **self._waiting(at))",
         MODEL,
     ),
@@ -288,8 +288,8 @@ MUTATIONS = [
     mutation(
         "completing many without the fence",
         LISTS,
-        'jobs.c.fence == bindparam("token", type_=BigInteger),\n        jobs.c.id.in_(',
-        "jobs.c.id.in_(",
+        'jobs.c.fence == bindparam("token", type_=BigInteger),\n)',
+        ")",
         "tests/services/test_dispatcher.py",
     ),
     mutation(
@@ -325,8 +325,8 @@ MUTATIONS = [
     mutation(
         "a dead letter has not the payload",
         LETTERS,
-        "                payload=payload,",
-        '                payload="{}",',
+        '.values({"payload": _payload, ',
+        '.values({"payload": "{}", ',
         MODEL,
     ),
     mutation(
