@@ -253,15 +253,21 @@ class Dispatcher:
 
     def _tend(self) -> None:
         now = self._clock()
-        if any(self._ready.values()):
-            with self._lock:  # those who were woken for it do not keep up
+        with self._lock:  # those who were woken may not keep up
+            if any(self._ready.values()):
                 self._changed.notify_all()
+            elif self._next_shard(now) is not None:
+                self._changed.notify()
         self._flush(now - FLUSH_AFTER)
         self._give_back(self._withdraw(now - HELD_AT_MOST))
         # In this order: what is handed in meanwhile is either seen here, or sets it itself.
         self._has_work.clear()
-        if any(shard.ended for shard in self._shards) or any(self._ready.values()):
-            self._has_work.set()
+        with self._lock:
+            if self._has_more(now) or any(shard.ended for shard in self._shards):
+                self._has_work.set()
+
+    def _has_more(self, now: float) -> bool:
+        return any(self._ready.values()) or self._next_shard(now) is not None
 
     def _flush(self, before: float) -> None:
         for shard in self._shards:
@@ -454,11 +460,10 @@ class Dispatcher:
                 shard.takes_one = not _may_wait(claimed[0])
             for job in claimed[1:]:
                 self._ready[job.priority].append((job, now))
-            if len(claimed) > 1:
-                self._changed.notify(self._pace.crew(len(claimed), now))
-            elif self._next_shard(now) is not None:
-                self._changed.notify()
-        if len(claimed) > 1 or left:
+            has_more = self._next_shard(now) is not None
+            crew = self._pace.crew(len(claimed), now) if len(claimed) > 1 else 0
+            self._changed.notify(crew + has_more)
+        if len(claimed) > 1 or left or has_more:
             self._has_work.set()
         return claimed[0] if claimed else None
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -443,6 +444,21 @@ def test_a_shard_that_has_no_more_is_asked_again_when_its_next_job_is_due(
     assert take() is None
     clock.advance(0.6)
     assert must(take()).id == later
+
+
+@two_shards
+def test_who_sleeps_is_woken_where_those_awake_do_not_keep_up(
+    dispatcher: Dispatcher, take: Take
+) -> None:
+    assert take() is None
+    sleeper = threading.Thread(target=dispatcher.wait, args=(60.0, threading.Event()))
+    sleeper.start()
+    while not dispatcher._changed._waiters:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    dispatcher._shards[1].may_have_jobs = True  # and whoever was told of it is busy
+    dispatcher._tend()
+    sleeper.join(20)
+    assert not sleeper.is_alive()
 
 
 @three_shards
