@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.repositories.jobs import WHOLE_JOB, listed, to_job, whole_job
 from queue_max.storage import driver
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs
-from queue_max.storage.types import to_moment
+from queue_max.storage.types import UnreadableValueError, to_moment
 
 PROMOTED_AT_ONCE = 500
 """How many due jobs one claim makes pending: more would hold the lock for too long."""
@@ -102,9 +103,11 @@ class ClaimRepository:
         return bool(answer)
 
     def next_due(self) -> datetime | None:
-        """Tell when the earliest job that waits is due; None when none does."""
+        """Tell when the earliest job that waits is due; None when none does, or none can tell."""
         row = _next_due.run(self._connection).fetchone()
-        return None if row is None else to_moment(row[0])
+        with suppress(UnreadableValueError):  # a damaged one is not to hold up all others
+            return None if row is None else to_moment(row[0])
+        return None
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""

@@ -218,6 +218,17 @@ def test_a_damaged_job_is_buried_on_the_way(
     assert [event for event, _ in told] == ["job_failed"]
 
 
+def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(
+    take: Take, add: Add, shards: list[SqliteDatabase]
+) -> None:
+    [damaged] = add(delay=60)
+    [sound] = add()
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql(f"UPDATE fila SET next_retry_at = 'zzz' WHERE id = {damaged}")
+    assert must(take()).id == sound
+    assert take() is None
+
+
 # Limits
 
 
