@@ -219,7 +219,7 @@ def test_a_damaged_job_is_buried_on_the_way(
 
 
 def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(
-    take: Take, add: Add, shards: list[SqliteDatabase]
+    dispatcher: Dispatcher, take: Take, add: Add, shards: list[SqliteDatabase]
 ) -> None:
     [damaged] = add(delay=60)
     [sound] = add()
@@ -227,6 +227,9 @@ def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(
         connection.exec_driver_sql(f"UPDATE fila SET next_retry_at = 'zzz' WHERE id = {damaged}")
     assert must(take()).id == sound
     assert take() is None
+    [another] = add()
+    dispatcher.hint(0)
+    assert must(take()).id == another
 
 
 # Limits
