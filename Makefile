@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,all
 BIN := $(VENV)/bin
-# Tests spend much of their time waiting for processes and disks.
+# Tests spend much of their time waiting for processes and disks. Those of one file share what they
+# have prepared, so they stay together.
 JOBS ?= 4
 
 .PHONY: demo test check format chaos mutations bench bench-smoke bench-full wheel clean help
@@ -32,7 +33,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/stdlib_census.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

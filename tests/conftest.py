@@ -17,6 +17,11 @@ from queue_max.storage.directory import Directory
 from queue_max.storage.sqlite import SqliteOptions
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep settings of the machine, and a stray ./data or .env, out of the tests."""

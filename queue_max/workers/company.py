@@ -5,7 +5,7 @@ for nothing.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from queue_max import forking
@@ -24,10 +24,11 @@ class Company:
         self._running = 0
         self._loners = 0
 
-    def join(self) -> None:
+    def join(self, before_waiting: Callable[[], object]) -> None:
         """Begin to run beside others; waits while one runs alone, or waits to. Then `leave`."""
         with self._changed:
             while self._loners:
+                before_waiting()
                 self._changed.wait()
             self._running += 1
 

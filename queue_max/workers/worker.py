@@ -255,7 +255,7 @@ class Worker:
 
     def _run_next(self) -> bool:
         """Take a job and run it, a suspect alone in this process; False when none may start."""
-        in_this_process.join()
+        in_this_process.join(before_waiting=self._be_charged_for_none)
         try:
             job = None if self._stopping.is_set() else self._take()
             if job is None:
@@ -269,6 +269,7 @@ class Worker:
             if self._stopping.is_set():
                 self._services.dispatcher.give_back(job)
             else:
+                self._services.dispatcher.flush()  # what has ended is not to run again for it
                 self._process(job)
                 self._be_charged_for_none()
         return True

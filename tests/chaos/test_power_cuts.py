@@ -36,7 +36,6 @@ OFTEN = 40  # pages in the WAL that bring about a checkpoint
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.skipif(WHY_NOT is not None, reason=f"nothing can be recorded: {WHY_NOT}"),
-    pytest.mark.xdist_group("power cuts"),  # they share what was recorded
 ]
 
 

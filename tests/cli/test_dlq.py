@@ -288,13 +288,10 @@ def test_nothing_that_is_shown_steers_a_terminal(cli: Cli, queue: Queue) -> None
     assert r"\x1b[31mred\r\x9b" in shown
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_letters_are_shown_whatever_the_encoding_of_stdout(
-    run: Run, queue: Queue, encoding: str
-) -> None:
+def test_letters_are_shown_whatever_the_encoding_of_stdout(run: Run, queue: Queue) -> None:
     key = bury(queue, "漢" * 100, text="漢\ud800")
     for command in (["list"], ["show", key], ["show", key, "--json"], ["export"]):
-        ran = run("dlq", *command, PYTHONIOENCODING=encoding)
+        ran = run("dlq", *command, PYTHONIOENCODING="ascii")
         assert (ran.returncode, ran.stderr) == (0, "")
 
 

@@ -256,13 +256,12 @@ def test_a_payload_that_no_terminal_can_show_is_listed_all_the_same(
     assert json.loads(as_json.stdout)[0]["payload"] == {"text": "\ud800"}
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_payloads_are_listed_whatever_the_encoding_of_stdout(
-    run: Callable[..., Any], queue: Queue, encoding: str
+    run: Callable[..., Any], queue: Queue
 ) -> None:
     queue.enqueue({"text": "漢" * 100})
     for rest in ([], ["--json"]):
-        listed = run("list", "--status", "pending", *rest, PYTHONIOENCODING=encoding)
+        listed = run("list", "--status", "pending", *rest, PYTHONIOENCODING="ascii")
         assert (listed.returncode, listed.stderr) == (0, "")
 
 

@@ -287,15 +287,16 @@ def test_an_env_file_that_may_not_be_read_is_a_usage_error(run: Run, make_queue:
 
 
 @pytest.mark.parametrize(
-    "command", [["stats"], ENQUEUE, WORKER, ["db", "check"], ["db", "upgrade"]]
-)
-@pytest.mark.parametrize(
-    ("data_dir", "allowed"),
+    ("command", "data_dir", "allowed"),
     [
-        ("", "should name a folder"),
-        ("file", "should be a folder, and is a file"),
-        ("~nosuch/data", "should not begin with ~nosuch"),
-        (b"\xff", "should be UTF-8"),
+        (["stats"], "", "should name a folder"),
+        (["stats"], "file", "should be a folder, and is a file"),
+        (["stats"], "~nosuch/data", "should not begin with ~nosuch"),
+        (["stats"], b"\xff", "should be UTF-8"),
+        (ENQUEUE, "file", "should be a folder, and is a file"),
+        (WORKER, "file", "should be a folder, and is a file"),
+        (["db", "check"], "file", "should be a folder, and is a file"),
+        (["db", "upgrade"], "file", "should be a folder, and is a file"),
     ],
 )
 def test_a_data_dir_that_can_be_none_is_a_usage_error_that_says_why(

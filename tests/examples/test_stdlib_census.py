@@ -16,7 +16,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("census")]
+pytestmark = pytest.mark.slow
 
 
 # Where tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
@@ -78,7 +78,8 @@ def census(tmp_path_factory: pytest.TempPathFactory) -> Census:
         whole = Path(sysconfig.get_path("stdlib"), package)
         shutil.copytree(whole, folder.parent / "library" / package)
     (folder.parent / "library" / "badsyntax.py").write_text("else")
-    for enough in (0, 40, 90):
+    for more in (0, 40, 40):
+        enough = counted(script) + more
         run = start(script)
         while counted(script) < enough or not has_begun(script):
             time.sleep(0.02)

@@ -625,7 +625,7 @@ def test_a_job_lives_as_the_model_says(migrated: Path) -> None:
     run_state_machine_as_test(
         seed(SEED)(machine) if ROUNDS else machine,
         settings=settings(
-            max_examples=scaled(2_000, small=40),
+            max_examples=scaled(2_000, small=20),
             stateful_step_count=40,
             derandomize=ROUNDS is None,
             database=None,

@@ -1,7 +1,6 @@
 """What is built and installed: the sdist, the wheel made from it, and a queue in a clean place."""
 
 import email
-import fcntl
 import json
 import os
 import shutil
@@ -10,8 +9,6 @@ import sys
 import tarfile
 import venv
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,27 +29,6 @@ def run(*command: object, cwd: Path) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of pytest-xdist have in common."""
-    folder = tmp_path_factory.getbasetemp()
-    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-
-
-@contextmanager
-def made_once(folder: Path) -> Iterator[Path | None]:
-    """Give a place to make the folder at, or None when another worker has made it."""
-    with Path(f"{folder}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            yield None
-        else:
-            draft = Path(f"{folder}.draft")
-            draft.mkdir(exist_ok=True)
-            yield draft
-            draft.rename(folder)
-
-
 def copy_source(target: Path) -> None:
     """Copy the checkout: what git has, or would take."""
     listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=CHECKOUT)
@@ -63,16 +39,13 @@ def copy_source(target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dist(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the sdist and the wheel; `build` makes the one from the other."""
     if not (CHECKOUT / ".git").exists():
         pytest.skip("needs a git checkout")
-    folder = shared / "dist"
-    with made_once(folder) as draft:
-        if draft is not None:
-            source = tmp_path_factory.mktemp("source")
-            copy_source(source)
-            run(sys.executable, "-m", "build", "--outdir", draft, cwd=source)
+    folder, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source")
+    copy_source(source)
+    run(sys.executable, "-m", "build", "--outdir", folder, cwd=source)
     return folder
 
 
@@ -89,15 +62,13 @@ def in_wheel(wheel: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def installed(shared: Path, wheel: Path) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The programs of a clean environment with nothing but the wheel and what it asks for."""
-    environment = shared / "100% clean"
-    with made_once(shared / "installed") as draft:
-        if draft is not None:
-            venv.create(environment, with_pip=True)
-            pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-            run(*pip, "install", "--quiet", wheel, cwd=environment)
-            run(*pip, "check", cwd=environment)
+    environment = tmp_path_factory.mktemp("installed") / "100% clean"
+    venv.create(environment, with_pip=True)
+    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "install", "--quiet", wheel, cwd=environment)
+    run(*pip, "check", cwd=environment)
     return environment / "bin"
 
 

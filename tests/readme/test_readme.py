@@ -10,6 +10,8 @@ import pytest
 
 README = Path(__file__).parents[2] / "README.md"
 
+pytestmark = pytest.mark.slow
+
 _BLOCK = re.compile(r"^```(?P<language>\w+)(?P<mark> not-run)?\n(?P<code>.*?)^```$", re.M | re.S)
 
 

@@ -105,6 +105,29 @@ def fill(database: Database) -> None:
         connection.execute(text("INSERT INTO shard_metadata (shard_id) VALUES (0)"))
 
 
+@both_histories
+def test_the_second_new_database_is_made_as_alembic_made_the_first(
+    make_database: MakeDatabase,
+    tmp_path: Path,
+    backups: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    history: History,
+) -> None:
+    monkeypatch.setattr(migrations, "_blueprints", {})
+    first, second, third = (make_database(tmp_path / f"{name}.db") for name in "abc")
+    migrations.upgrade(first, history, backups)
+    with monkeypatch.context() as without_alembic:
+        without_alembic.setattr(command, "upgrade", None)
+        migrations.upgrade(second, history, backups)
+    made, built = dump(first), dump(second)
+    assert sorted(built.pop("")) == sorted(made.pop(""))
+    assert built == made
+    # One that holds anything goes the whole way.
+    run(third, "CREATE TABLE strange (id INTEGER)")
+    migrations.upgrade(third, history, backups)
+    assert dump(third).keys() == {"strange", *dump(first)}
+
+
 def next_job_id(database: Database) -> int:
     statement = text(
         "INSERT INTO fila (payload, uid, created_at) "

@@ -18,7 +18,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def together(company: Company) -> Iterator[None]:
-    company.join()
+    company.join(before_waiting=lambda: None)
     try:
         yield
     finally:
@@ -71,6 +71,25 @@ def test_nobody_joins_while_one_waits_to_be_alone(threads: ThreadPoolExecutor) -
     single.result(20)
     late.result(20)
     assert order == ["alone", "together"]
+
+
+def test_whoever_has_to_wait_for_one_alone_may_put_things_in_order_before(
+    threads: ThreadPoolExecutor,
+) -> None:
+    company, done, calls = Company(), threading.Event(), []
+
+    def tidy() -> None:
+        calls.append("tidied")
+        done.set()
+
+    company.join(tidy)
+    company.leave()
+    assert not calls
+    with company.alone():
+        late = threads.submit(company.join, tidy)
+        assert done.wait(20)
+    late.result(20)
+    assert calls == ["tidied"]
 
 
 def test_an_error_leaves_the_place_free(threads: ThreadPoolExecutor) -> None:

@@ -19,6 +19,8 @@ MakeQueue = Callable[..., Queue]
 Eventually = Callable[[Callable[[], object]], None]
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
+pytestmark = pytest.mark.slow
+
 # Short, yet so long that a busy machine does not miss all heartbeats of a lease.
 LEASES = {"STUCK_TIMEOUT": 600, "HEARTBEAT_INTERVAL": 50, "RECOVERY_INTERVAL": 50}
 
@@ -297,5 +299,6 @@ def test_jobs_that_kill_their_worker_are_buried_and_no_other_is(
     assert {job.error_type for job in failed} == {"WorkerDied"}
     assert queue.get_stats()["completed"] == 18
     assert deaths <= 2 * 3
-    # Whoever had seen its worker die before ran with nobody beside it.
-    assert all(runs_of(f"poison{n}")[1:] == [1, 1] for n in (5, 15))
+    # Whoever had seen its worker die before ran with nobody beside it. (Its first run may be
+    # cut short by the other's, and leave no note.)
+    assert [runs_of(f"poison{n}")[-2:] for n in (5, 15)] == [[1, 1], [1, 1]]
