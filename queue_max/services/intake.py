@@ -5,7 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from queue_max.domain.events import Events
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, NO_DELAY, JobHandle, NewJob
@@ -17,14 +17,19 @@ from queue_max.exceptions import (
     PartialBatchError,
     QueueClosedError,
     QueueError,
+    QueueFullError,
     ShardError,
 )
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.combining import Combining
 from queue_max.storage.room import Room
 
 BATCH = 1000
 """Jobs of a file that are stored in one transaction a shard."""
+
+Outcome = JobHandle | QueueError
+"""What became of one job: its handle, or why it was not stored."""
 
 _DEFAULTS = {"priority": 0, "retry_delay": DEFAULT_RETRY_DELAY, "delay": NO_DELAY}
 _FIELDS = frozenset(inspect.signature(check_job).parameters)
@@ -58,10 +63,18 @@ class IntakeService:
         self._hint = hint
         self._rng = rng
         self._max_retries = max_retries
+        self._store_together = Combining(self._store_in_one_shard, _interrupted)
 
     def submit(self, item: Mapping[str, Any]) -> JobHandle:
-        """Store one job, described by the arguments of `enqueue`."""
-        return self._store_all([self._check_fields(item)])[0]
+        """Store one job, described by the arguments of `enqueue`.
+
+        Those that threads hand in at the same time are stored together.
+        """
+        outcome = self._store_together(self._check_fields(item))
+        if isinstance(outcome, QueueError):
+            raise outcome
+        self._tell([outcome])
+        return outcome
 
     def submit_many(self, items: Iterable[Mapping[str, Any]]) -> list[JobHandle]:
         """Store jobs, all of a shard or none; nothing at all when one of them is bad.
@@ -88,10 +101,7 @@ class IntakeService:
         try:
             for chunk in _chunks(read_jobs(path, file_format)):
                 good = list(self._checked(chunk, skip_bad_lines))
-                stored, refusal = self._store_by_shard(good)
-                taken += len(stored)
-                if refusal is not None:
-                    _refuse(refusal, taken)
+                taken += len(self._store_all(good, taken))
                 lines_read += len(chunk)
         except InvalidJobError as error:
             raise type(error)(f"{error}; {taken} jobs of the lines before are stored") from error
@@ -135,35 +145,52 @@ class IntakeService:
             return plain_job(given["payload"], self._max_retries)
         return check_job(**{"payload": None, "max_retries": self._max_retries} | given)
 
-    def _store_all(self, new: Sequence[NewJob]) -> list[JobHandle]:
-        """Store jobs; gives their handles in the order of the jobs."""
-        stored, refusal = self._store_by_shard(new)
-        if refusal is not None:
-            _refuse(refusal, len(stored), stored)
+    def _store_all(self, new: Sequence[NewJob], before: int = 0) -> list[JobHandle]:
+        """Store jobs; gives their handles in the order of the jobs, and tells of them.
+
+        Raises PartialBatchError when some, or the number `before`, are stored and others not.
+        """
+        outcomes = self._store_by_shard(new, self._choose_shard)
+        stored = [each for each in outcomes if isinstance(each, JobHandle)]
+        self._tell(stored)
+        for refusal in outcomes:
+            if isinstance(refusal, QueueError):
+                if not (before or stored):
+                    raise refusal
+                told = () if before else stored
+                raise PartialBatchError(refusal, before + len(stored), told) from refusal
         return stored
 
-    def _store_by_shard(self, new: Sequence[NewJob]) -> tuple[list[JobHandle], QueueError | None]:
-        """Store jobs, a transaction a shard; gives the handles, and the error of one, if any."""
-        self._room.require()
-        count = len(self._store.shard_ids)
+    def _choose_shard(self, job: NewJob) -> int:
+        return shard_for(job.pagina_id, len(self._store.shard_ids), self._rng, job.unique_key)
+
+    def _store_in_one_shard(self, new: Sequence[NewJob]) -> list[Outcome]:
+        """Store jobs; all that are not bound to another shard in the same, with one commit."""
+        common = self._rng.choice(self._store.shard_ids)
+        return self._store_by_shard(
+            new, lambda job: self._choose_shard(job) if job.is_bound else common
+        )
+
+    def _store_by_shard(
+        self, new: Sequence[NewJob], choose: Callable[[NewJob], int]
+    ) -> list[Outcome]:
+        """Store jobs, a transaction a shard; gives the handle of each, or why it has none."""
         parts: dict[tuple[int, bool], list[NewJob]] = defaultdict(list)
+        outcomes: dict[str, Outcome] = {}
+        try:
+            self._room.require()
+        except QueueFullError as error:
+            return [error for _ in new]
         for job in new:
-            shard_id = shard_for(job.pagina_id, count, self._rng, job.unique_key)
-            parts[shard_id, job.is_bound].append(job)
-        handles: dict[str, JobHandle] = {}
-        refusal: QueueError | None = None
+            parts[choose(job), job.is_bound].append(job)
         for (shard_id, is_bound), part in parts.items():
             try:
-                stored = self._store_part(shard_id, part, is_bound=is_bound)
+                outcomes |= self._store_part(shard_id, part, is_bound=is_bound)
             except _InDoubtError as doubt:
-                refusal = doubt.error
-                continue
+                outcomes |= dict.fromkeys((job.uid for job in part), doubt.error)
             except (ShardError, QueueClosedError) as error:
-                refusal = error
-                continue
-            handles |= stored
-            self._tell([handle for handle in stored.values() if handle.created])
-        return [handles[job.uid] for job in new if job.uid in handles], refusal
+                outcomes |= dict.fromkeys((job.uid for job in part), error)
+        return [outcomes[job.uid] for job in new]
 
     def _store_part(
         self, chosen: int, part: Sequence[NewJob], *, is_bound: bool
@@ -197,13 +224,16 @@ class IntakeService:
             if shard_id != chosen:
                 yield shard_id
 
-    def _tell(self, stored: Sequence[JobHandle]) -> None:
-        for shard_id in {handle["shard_id"] for handle in stored}:
+    def _tell(self, stored: Iterable[JobHandle]) -> None:
+        new = [handle for handle in stored if handle.created]
+        if not new:
+            return
+        for shard_id in {handle["shard_id"] for handle in new}:
             self._hint(shard_id)
         if self._events.are_heard("job_enqueued"):
-            for job in stored:
+            for job in new:
                 self._events.publish("job_enqueued", job_id=job["id"], shard_id=job["shard_id"])
-        self._alarm.added(len(stored))
+        self._alarm.added(len(new))
 
 
 def _chunks(lines: Iterable[tuple[int, object]]) -> Iterator[list[tuple[int, object]]]:
@@ -240,8 +270,7 @@ def _add_all(unit: UnitOfWork, new: Sequence[NewJob]) -> list[JobHandle]:
     return [JobHandle(job_id, unit.shard_id, job.uid) for job_id, job in zip(ids, new, strict=True)]
 
 
-def _refuse(refusal: QueueError, total: int, stored: Sequence[JobHandle] = ()) -> NoReturn:
-    """Raise what kept jobs from being stored, with what was stored before or elsewhere."""
-    if not total:
-        raise refusal
-    raise PartialBatchError(refusal, total, stored) from refusal
+def _interrupted() -> ShardError:
+    return ShardError(
+        None, "storing the job was interrupted: whether it is stored is not known, look for it"
+    )

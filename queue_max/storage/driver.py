@@ -14,6 +14,11 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
+# Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
+BUSY, LOCKED, CORRUPT, FULL, CANNOT_OPEN, TOO_BIG, CONSTRAINT, NOT_A_DATABASE = (
+    5, 6, 11, 13, 14, 18, 19, 26,
+)  # fmt: skip
+
 Version = tuple[int, int, int]
 
 _REPAIRED = (3, 51, 3)
@@ -45,6 +50,11 @@ def has_wal_reset_bug(version: Version) -> bool:
         return version == _WITHDRAWN
     backport = _BACKPORTS.get(version[:2])
     return version < _REPAIRED and not (backport is not None and version[2] >= backport)
+
+
+def primary_code(error: BaseException | None) -> int:
+    """Tell the result code of an error that the driver raised; 0 for any other."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 @functools.cache

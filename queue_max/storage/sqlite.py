@@ -2,8 +2,6 @@
 
 import logging
 import os
-import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,9 +27,7 @@ from queue_max.exceptions import (
 from queue_max.forking import close_at_fork, working_with_files
 from queue_max.storage import driver
 from queue_max.storage.database import Database
-
-# Primary result codes, https://sqlite.org/rescode.html; pysqlite3 has no names for them.
-_BUSY, _LOCKED, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 11, 13, 14, 26
+from queue_max.storage.writer import NEVER, Writer, driver_of, pause
 
 _FAULTS = 5  # that a check names
 
@@ -110,8 +106,7 @@ class SqliteDatabase(Database):
     def open_anew(self) -> None:
         """Begin without any connection: at first, and in a child of fork."""
         self._engine = _engine(self.path, self._options)
-        self._turn = threading.RLock()
-        self._writer: Connection | None = None
+        self._writer = Writer(self._engine, self.shard_id, self._require_file)
         self._file: int | None = None
         self._is_closed = False
 
@@ -127,19 +122,12 @@ class SqliteDatabase(Database):
     def writing(self, wait: float | None = None) -> Iterator[Connection]:
         """Take the turn to write, in this process and among all others."""
         deadline = time.monotonic() + (self._busy_timeout if wait is None else wait)
-        with working_with_files(), self._speaking_of_shards(), self._turn_to_write(deadline):
-            connection = self._writing_connection()
-            try:
-                _begin_immediate(connection, deadline)
-                self._require_file()
-                yield connection
-                connection.commit()  # what SQLAlchemy knows of
-                _driver_of(connection).commit()  # else
-            except BaseException:
-                # A Ctrl-C may have come amid BEGIN or ROLLBACK: such a connection would keep
-                # the shard locked. After an error of the database it is as doubtful.
-                self._give_up_writer()
-                raise
+        with (
+            working_with_files(),
+            self._speaking_of_shards(),
+            self._writer.writing(deadline) as connection,
+        ):
+            yield connection
 
     def now(self, connection: Connection) -> datetime:
         """Read the wall clock: on one host, all processes share it."""
@@ -154,7 +142,11 @@ class SqliteDatabase(Database):
     def vacuum(self) -> None:
         """Rebuild the file without the pages that are free; needs room for a second copy."""
         deadline = time.monotonic() + self._busy_timeout
-        with working_with_files(), self._turn_to_write(deadline), self._cursor() as cursor:
+        with (
+            working_with_files(),
+            self._writer.keeping_others_out(deadline),
+            self._cursor() as cursor,
+        ):
             cursor.execute("VACUUM")
 
     def use_wal(self) -> None:
@@ -166,7 +158,7 @@ class SqliteDatabase(Database):
         with self._cursor() as cursor:
             # The switch fails at once where others are just opening the file: no busy timeout.
             while (mode := _switch_to_wal(cursor)) is None and time.monotonic() < deadline:
-                _pause()
+                pause()
         if mode is None:
             raise ShardBusyError(self.shard_id, "others keep it from getting a write-ahead log")
         if mode != "wal":
@@ -201,39 +193,11 @@ class SqliteDatabase(Database):
 
     def close(self) -> None:
         """Close all connections; one that others read with, as soon as they are done."""
-        with working_with_files(), self._turn:
+        with working_with_files(), self._writer.keeping_others_out(NEVER):
             self._is_closed = True
-            self._give_up_writer()
+            self._writer.drop()
             self._engine.pool.dispose()
             self._file = None
-
-    @contextmanager
-    def _turn_to_write(self, deadline: float) -> Iterator[None]:
-        try:
-            if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise ShardBusyError(self.shard_id, "other threads of this process are writing")
-            yield
-        finally:
-            # A Ctrl-C may come between acquiring and noting it, or between two lines of this very
-            # block: only the lock knows how often this thread has it, and refuses who has not.
-            with suppress(RuntimeError):
-                while True:
-                    self._turn.release()
-
-    def _writing_connection(self) -> Connection:
-        if self._writer is None:
-            connection = self._engine.connect()
-            # Only BEGIN can meet another writer, and there we wait in our own way.
-            connection.connection.cursor().execute("PRAGMA busy_timeout = 0")
-            self._writer = connection
-        return self._writer
-
-    def _give_up_writer(self) -> None:
-        """Open a new connection for the next turn: after an error, the old one is doubtful."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.invalidate()
-            writer.close()
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -270,19 +234,19 @@ class SqliteDatabase(Database):
 
     def close_for_fork(self) -> None:
         """Close all connections; no other thread has one, or gets one, until the fork is over."""
-        self._give_up_writer()
+        self._writer.drop()
         self._engine.dispose()
 
     def _translate(self, error: BaseException | None) -> ShardError:
-        code = _primary_code(error)
-        if code in {_BUSY, _LOCKED}:
+        code = driver.primary_code(error)
+        if code in {driver.BUSY, driver.LOCKED}:
             return ShardBusyError(self.shard_id, "another process has been writing for too long")
-        if code == _FULL:
+        if code == driver.FULL:
             self._on_full()
             return QueueFullError(self.shard_id, f"there is no room for {self.path} to grow")
-        if code in {_CORRUPT, _NOTADB}:
+        if code in {driver.CORRUPT, driver.NOT_A_DATABASE}:
             return ShardDamagedError(self.shard_id, f"{self.path} is damaged: {error}")
-        if code == _CANTOPEN and not self.path.exists():
+        if code == driver.CANNOT_OPEN and not self.path.exists():
             return self._missing()
         return ShardError(self.shard_id, f"{self.path}: {error}")
 
@@ -329,32 +293,10 @@ def _engine(path: Path, options: SqliteOptions) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # Called at the first statement; by then, a writer has begun.
-        if not _driver_of(connection).in_transaction:
-            _driver_of(connection).execute("BEGIN")
+        if not driver_of(connection).in_transaction:
+            driver_of(connection).execute("BEGIN")
 
     return engine
-
-
-def _begin_immediate(connection: Connection, deadline: float) -> None:
-    """Wait for the write lock by asking often: SQLite's own way starves those who wait long.
-
-    A deferred transaction that turns into a writer half-way could not wait: SQLite fails it at
-    once. Writers therefore queue up at their BEGIN.
-    """
-    cursor, busy = _driver_of(connection).cursor(), driver.choose().module.OperationalError
-    while True:
-        try:
-            cursor.execute("BEGIN IMMEDIATE")
-            return
-        except busy as error:
-            if _primary_code(error) != _BUSY or time.monotonic() >= deadline:
-                raise
-        _pause()
-
-
-def _driver_of(connection: Connection) -> Any:
-    """Give the driver's own connection."""
-    return connection.connection.driver_connection
 
 
 def _switch_to_wal(cursor: Any) -> str | None:
@@ -362,14 +304,6 @@ def _switch_to_wal(cursor: Any) -> str | None:
     try:
         return str(cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0])
     except driver.choose().module.OperationalError as error:
-        if _primary_code(error) not in {_BUSY, _LOCKED}:
+        if driver.primary_code(error) not in {driver.BUSY, driver.LOCKED}:
             raise
         return None
-
-
-def _pause() -> None:
-    time.sleep(random.uniform(0.0005, 0.0015))  # noqa: S311 - no secret depends on it
-
-
-def _primary_code(error: BaseException | None) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF

@@ -104,7 +104,7 @@ thread.start()
 has_its_turn.wait(20)
 child = os.fork()
 if child == 0:
-    os._exit(0 if store._shard(0)._turn.acquire(timeout=2) else 1)
+    os._exit(0 if store._shard(0)._writer._turn.acquire(timeout=2) else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 may_end.set()
 thread.join()

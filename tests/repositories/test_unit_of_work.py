@@ -196,7 +196,7 @@ def test_the_clock_is_read_when_the_wait_for_the_lock_is_over(
             is_waiting.set()
         time.sleep(0.001)
 
-    monkeypatch.setattr("queue_max.storage.sqlite._pause", note_try)
+    monkeypatch.setattr("queue_max.storage.writer.pause", note_try)
     writer = threading.Thread(target=write)
     with another_program.writing():
         writer.start()

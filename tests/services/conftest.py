@@ -151,8 +151,8 @@ def statements(shards: list[SqliteDatabase]) -> Iterator[list[str]]:
         connection.set_trace_callback(note)
 
     for shard in shards:
-        if shard._writer is not None:
-            listen(shard._writer.connection.driver_connection)
+        if shard._writer._connection is not None:
+            listen(shard._writer._connection.connection.driver_connection)
     event.listen(Pool, "checkout", listen)
     yield run
     event.remove(Pool, "checkout", listen)

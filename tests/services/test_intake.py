@@ -1,5 +1,7 @@
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,13 @@ from typing import Any
 import pytest
 
 from queue_max.domain.events import Events
-from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.job import Job, JobHandle, JobStatus
 from queue_max.domain.jobfile import Format
 from queue_max.exceptions import (
     InvalidJobError,
     PartialBatchError,
     PayloadError,
+    QueueError,
     ShardBusyError,
     ShardDamagedError,
     ShardError,
@@ -51,6 +54,42 @@ def test_a_submitted_job_is_stored_with_what_it_was_given(
     assert handle.key == job.key
     assert (job.payload, job.pagina_id, job.priority) == ({"a": 1}, 7, 2)
     assert (job.max_attempts, job.retry_delay) == (6, 9)
+
+
+def test_jobs_that_threads_submit_at_once_are_stored_with_one_commit(
+    intake: IntakeService, store: Store, inspection: InspectionService, statements: list[str]
+) -> None:
+    def submit(number: int) -> JobHandle:
+        return intake.submit({"payload": {"n": number}})
+
+    with ThreadPoolExecutor(8) as threads:
+        with store.writing(0):
+            futures = [threads.submit(submit, number) for number in range(8)]
+            while len(intake._store_together._requests) < 7:  # all but the one that waits to store
+                time.sleep(0.001)
+        handles = [future.result(30) for future in futures]
+    assert statements.count("BEGIN IMMEDIATE") <= 3  # of the lock, of the first, of all others
+    found = {job.id: job.payload["n"] for job in stored(inspection)}
+    assert [found[handle["id"]] for handle in handles] == list(range(8))
+
+
+@three_shards
+def test_of_jobs_that_are_submitted_at_once_each_gets_its_own_error(
+    intake: IntakeService, damage: Callable[[int], None], store: Store
+) -> None:
+    damage(1)
+
+    def submit(pagina_id: int | None) -> JobHandle | QueueError:
+        try:
+            return intake.submit({"payload": {}, "pagina_id": pagina_id})
+        except QueueError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(submit, [0, 1, 2, None] * 20))
+    refused = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, ShardDamagedError)]
+    assert refused == list(range(1, 80, 4))
+    assert all(isinstance(outcomes[at], JobHandle) for at in range(80) if at not in refused)
 
 
 @pytest.mark.parametrize("given", [{}, {"max_retries": None, "retry_delay": None}])
@@ -335,9 +374,17 @@ def test_when_one_shard_is_damaged_the_error_carries_what_the_other_stored(
 
 @two_shards
 def test_when_the_queue_is_closed_half_way_the_error_carries_what_was_stored(
-    intake: IntakeService, store: Store, events: Events
+    intake: IntakeService, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events.on("job_enqueued", lambda **_facts: store.close())
+    write = store.writing
+
+    @contextmanager
+    def write_and_close(*of: Any) -> Iterator[UnitOfWork]:
+        with write(*of) as unit:
+            yield unit
+        store.close()
+
+    monkeypatch.setattr(store, "writing", write_and_close)
     items = [{"payload": {}, "pagina_id": number} for number in range(6)]
     with pytest.raises(PartialBatchError, match=r"closed.*3 other jobs are stored") as caught:
         intake.submit_many(items)
