@@ -314,17 +314,20 @@ class Queue:
 
     def is_empty(self) -> bool:
         """Tell whether no job waits, due now or later."""
-        return self.get_pending_count() == 0
+        counts = self.services.inspection.counts(at_most=1)
+        return not counts.pending + counts.scheduled
 
     def wait_until_empty(self, timeout: float | None = None) -> bool:
         """Wait until no job waits or runs; False when that takes longer than `timeout` seconds."""
-        return self.services.inspection.wait_until(lambda counts: not counts.unfinished, timeout)
+        return self.services.inspection.wait_until(
+            lambda counts: not counts.unfinished, timeout, at_most=1
+        )
 
     def wait_for_jobs(self, count: int = 1, timeout: float | None = None) -> bool:
         """Wait until `count` jobs wait; False when that takes longer than `timeout` seconds."""
         checks.whole("count", count, at_least=0)
         return self.services.inspection.wait_until(
-            lambda counts: counts.pending + counts.scheduled >= count, timeout
+            lambda counts: counts.pending + counts.scheduled >= count, timeout, at_most=count
         )
 
     def get_stats(self) -> dict[str, Any]:
@@ -332,6 +335,8 @@ class Queue:
 
         `pending` includes the `scheduled`, which are not due yet; `completed` counts since the
         queue was made. Jobs in `unavailable_shards`, which cannot be read, are not counted.
+        Where a shard has more than 10,000 jobs in a state, its counts may be older than now: by
+        a hundred times as long as it takes to count them, a few seconds for a million.
         """
         unavailable = self.services.inspection.unavailable()
         serving = set(self.services.store.shard_ids) - set(unavailable)
@@ -427,7 +432,7 @@ def _statuses(status: str | None) -> Collection[JobStatus]:
 
 
 def _counts_of(services: Services, shard_ids: Collection[int]) -> dict[str, int]:
-    counts = services.inspection.counts(shard_ids)
+    counts = services.inspection.recent_counts(shard_ids)
     completed = services.inspection.totals(shard_ids).processed
     return asdict(counts) | {
         "pending": counts.pending + counts.scheduled,

@@ -43,25 +43,24 @@ from queue_max.storage.schema import (
     jobs,
 )
 
-_by_status = [
-    select(func.count()).select_from(jobs).where(jobs.c.status == PENDING),
-    select(func.count()).select_from(jobs).where(jobs.c.status == SCHEDULED),
-    select(func.count()).select_from(jobs).where(jobs.c.status == PROCESSING),
-    select(func.count())
-    .select_from(jobs)
-    .where(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
-]
-_counts = select(*(each.scalar_subquery() for each in _by_status))
+ALL = 2**62
+"""As a limit: none."""
 
 _up_to = bindparam("at_most", type_=BigInteger)
-_some_waiting = [
-    select(jobs.c.id).where(jobs.c.status == literal).limit(_up_to).subquery()
-    for literal in (PENDING, SCHEDULED)
+_in_state = [
+    jobs.c.status == PENDING,
+    jobs.c.status == SCHEDULED,
+    jobs.c.status == PROCESSING,
+    and_(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
 ]
-_count_waiting = select(
-    select(func.count()).select_from(_some_waiting[0]).scalar_subquery()
-    + select(func.count()).select_from(_some_waiting[1]).scalar_subquery()
+_pending, _scheduled, _processing, _failed = (
+    select(func.count())
+    .select_from(select(jobs.c.id).where(is_so).limit(_up_to).subquery())
+    .scalar_subquery()
+    for is_so in _in_state
 )
+_counts = select(_pending, _scheduled, _processing, _failed)
+_count_waiting = select(_pending + _scheduled)
 
 _is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
 
@@ -93,6 +92,11 @@ class Counts:
     failed: int = 0
 
     @property
+    def largest(self) -> int:
+        """The number of jobs in the state in which most are."""
+        return max(self.pending, self.scheduled, self.processing, self.failed)
+
+    @property
     def unfinished(self) -> int:
         """All that still have to end."""
         return self.pending + self.scheduled + self.processing
@@ -114,9 +118,9 @@ class JobListRepository:
         self._shard_id = shard_id
         self._now = now
 
-    def counts(self) -> Counts:
-        """Count the jobs by state."""
-        return Counts(*self._connection.execute(_counts).one())
+    def counts(self, at_most: int = ALL) -> Counts:
+        """Count the jobs by state, in none of them further than `at_most`."""
+        return Counts(*self._connection.execute(_counts, {"at_most": at_most}).one())
 
     def count_waiting(self, at_most: int) -> int:
         """Count the jobs that are pending or scheduled, but not further than `at_most`."""

@@ -148,7 +148,7 @@ class WorkerPool:
         if any(worker.get_current_job() for worker in self.workers):
             return False
         queues = {worker.queue for worker in self.workers}
-        counts = [queue.services.inspection.counts() for queue in queues]
+        counts = [queue.services.inspection.counts(at_most=1) for queue in queues]
         return not any(each.pending or each.processing for each in counts)
 
     def _make_worker(self, model: Worker) -> Worker:

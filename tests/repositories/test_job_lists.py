@@ -68,6 +68,19 @@ def test_what_waits_is_counted_no_further_than_asked(
         assert unit.job_lists.count_waiting(100) == 6
 
 
+def test_jobs_are_counted_in_no_state_further_than_asked(
+    store: Store, add: Add, start: Start, schedule: Schedule
+) -> None:
+    start()
+    schedule(60, 60)
+    for _ in range(4):
+        add()
+    with store.reading(0) as unit:
+        found = [unit.job_lists.counts(at_most) for at_most in (1, 3)]
+    assert found == [Counts(1, 1, 1, 0), Counts(3, 2, 1, 0)]
+    assert found[1].largest == 3
+
+
 def test_jobs_are_listed_newest_first_and_bounded(add: Add, in_status: InStatus) -> None:
     ids = [add(priority=number % 3) for number in range(5)]
     listed = in_status(JobStatus.PENDING, limit=3)

@@ -10,6 +10,7 @@ from queue_max.domain.job import Job, JobStatus
 from queue_max.exceptions import ConfigurationError, ShardDamagedError, ShardNotFoundError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
+from queue_max.repositories.unit_of_work import Store
 from queue_max.services.inspection import InspectionService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
@@ -125,6 +126,26 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     naps: list[float] = []
     monkeypatch.setattr(time, "sleep", naps.append)
     return naps
+
+
+def test_few_jobs_are_counted_anew_each_time(inspection: InspectionService, add: Add) -> None:
+    for number in range(1, 4):
+        add()
+        assert inspection.recent_counts([0]) == Counts(pending=number)
+
+
+def test_many_jobs_are_counted_again_when_that_took_a_hundredth_of_the_time(
+    store: Store, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue_max.services.inspection.EXACT_UP_TO", 2)
+    moments = iter([0.0, 0.5, 50.4, 50.5, 50.75])  # counted until 0.5, so good for 50 more
+    inspection = InspectionService(store, clock=lambda: next(moments))
+    for _ in range(3):
+        add()
+    assert inspection.recent_counts([0]) == Counts(pending=3)
+    add()
+    assert inspection.recent_counts([0]) == Counts(pending=3)
+    assert inspection.recent_counts([0]) == Counts(pending=4)
 
 
 def test_what_is_so_already_is_not_waited_for(
