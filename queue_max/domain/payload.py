@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from queue_max import checks
+from queue_max.domain import json_text
 from queue_max.domain.clock import cut, from_text
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, NewJob
@@ -22,7 +23,6 @@ MAX_RESULT = 1024 * 1024
 _PLAIN = frozenset({str, bool, type(None)})
 
 _whole = partial(checks.whole, error=InvalidJobError)
-_write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
@@ -121,16 +121,10 @@ def to_json(payload: object) -> str:
     if not isinstance(payload, dict):
         raise PayloadError(f"payload: should be a dict, not {_kind(payload)}")
     _check(payload, "payload")
-    text = _write(payload)
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        # A lone surrogate has no form in UTF-8; escaped, JSON can carry it.
-        text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
-        size = len(text)
-    if size > MAX_BYTES:
-        raise PayloadError(f"payload: {size:,} bytes of JSON; at most {MAX_BYTES:,} are taken")
-    return text
+    text = json_text.write(payload)
+    if len(text) > MAX_BYTES:
+        raise PayloadError(f"payload: {len(text):,} bytes of JSON; at most {MAX_BYTES:,} are taken")
+    return text.decode()
 
 
 def result_to_json(result: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or_, select, update
 
+from queue_max.domain import json_text
 from queue_max.domain.clock import to_text
 from queue_max.domain.job import Job, JobStatus
 from queue_max.repositories.compiled import Compiled, is_sqlite
@@ -138,7 +139,7 @@ class ClaimRepository:
         """Read, then give; None, and nothing is given, where a row is too damaged for that."""
         try:
             [text] = _read_many.run(self._connection, **values).fetchone()
-            found = json.loads(text)
+            found = json_text.read_rows(text)
         except (driver.choose().module.DatabaseError, ValueError):
             return None
         if not found:

@@ -2,6 +2,7 @@ import json
 import math
 import uuid
 from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from queue_max.domain import json_text
 from queue_max.domain.job import JobPriority
 from queue_max.domain.payload import check_job, to_json
 from queue_max.exceptions import InvalidJobError, PayloadError
@@ -21,6 +23,26 @@ TEN_MIB = 10 * 1024 * 1024
 FRAME = len('{"a":""}')
 
 Point = namedtuple("Point", "x y")
+
+
+@pytest.fixture(
+    autouse=True,
+    scope="module",
+    params=[
+        pytest.param(
+            True,
+            id="orjson",
+            marks=pytest.mark.skipif(json_text.orjson is None, reason="not installed"),
+        ),
+        pytest.param(False, id="standard library"),
+    ],
+)
+def _writer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whoever writes the JSON: all that is said here holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.param:
+            patch.setattr(json_text, "orjson", None)
+        yield
 
 
 class Colour(StrEnum):
