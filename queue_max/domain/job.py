@@ -105,10 +105,10 @@ class NewJob(NamedTuple):
 
     payload: str
     uid: str
-    pagina_id: int | None
-    priority: int
     max_attempts: int
-    retry_delay: int
+    pagina_id: int | None = None
+    priority: int = 0
+    retry_delay: int = DEFAULT_RETRY_DELAY
     queue: str = DEFAULT_QUEUE
     retry_policy: str | None = None
     """Of its own, as it is stored; else that of the queue holds."""

@@ -62,14 +62,7 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
 
 def plain_job(payload: object, max_retries: int) -> NewJob:
     """Check a job that has nothing but a payload, as most have; as `check_job`, and quicker."""
-    return NewJob(
-        payload=to_json(payload),
-        uid=new_uid(),
-        pagina_id=None,
-        priority=0,
-        max_attempts=max_retries + 1,
-        retry_delay=DEFAULT_RETRY_DELAY,
-    )
+    return NewJob(to_json(payload), new_uid(), max_retries + 1)
 
 
 def _policy(retry: object) -> str:

@@ -70,22 +70,22 @@ _give = update(jobs).values(
 )
 _claim = _give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_JOB)
 
-# Many at once, on SQLite: all that a claim does not set itself, as one JSON text. The driver lets
+# On SQLite: all that a claim does not set itself, of all jobs, as one JSON text. The driver lets
 # other threads of Python run before each row it fetches, and has to wait for its turn after it.
 _UNSET = (
     *("id", "pagina_id", "payload", "priority", "attempts", "max_attempts", "retry_delay"),
     *("last_error", "error_type", "error_stack", "created_at", "uid", "fence", "retry_policy"),
     *("checksum", "progress", "keep_result"),
 )
-_many = (
+_unset = (
     select(*(jobs.c[name] for name in _UNSET))
     .where(_is_claimable)
     .order_by(*_in_order)
     .limit(_at_most)
     .subquery()
 )
-_read_many = Compiled(select(func.json_group_array(func.json_array(*_many.c))))
-_give_many = Compiled(_give.where(jobs.c.id.in_(listed("job_ids"))))
+_read_unset = Compiled(select(func.json_group_array(func.json_array(*_unset.c))))
+_give_listed = Compiled(_give.where(jobs.c.id.in_(listed("job_ids"))))
 
 
 class ClaimRepository:
@@ -138,14 +138,14 @@ class ClaimRepository:
     def _claim_quickly(self, values: Mapping[str, object]) -> list[Job] | None:
         """Read, then give; None, and nothing is given, where a row is too damaged for that."""
         try:
-            [text] = _read_many.run(self._connection, **values).fetchone()
+            [text] = _read_unset.run(self._connection, **values).fetchone()
             found = json_text.read_rows(text)
         except (driver.choose().module.DatabaseError, ValueError):
             return None
         if not found:
             return []
         ids = json.dumps([facts[0] for facts in found])
-        _give_many.run(self._connection, **values, job_ids=ids)
+        _give_listed.run(self._connection, **values, job_ids=ids)
         self.weight += len(text)
         now = to_text(self._now)
         given: dict[str, Any] = {

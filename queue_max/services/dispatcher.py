@@ -263,11 +263,9 @@ class Dispatcher:
         # In this order: what is handed in meanwhile is either seen here, or sets it itself.
         self._has_work.clear()
         with self._lock:
-            if self._has_more(now) or any(shard.ended for shard in self._shards):
+            is_there_more = self._next_shard(now) is not None or any(self._ready.values())
+            if is_there_more or any(shard.ended for shard in self._shards):
                 self._has_work.set()
-
-    def _has_more(self, now: float) -> bool:
-        return any(self._ready.values()) or self._next_shard(now) is not None
 
     def _flush(self, before: float) -> None:
         for shard in self._shards:

@@ -21,6 +21,9 @@ _SHARD = struct.Struct("<I")
 # Opened for both, a FIFO can always be written to: nobody gets a SIGPIPE when the reader has died.
 _FLAGS = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
+ARE_POSSIBLE = hasattr(os, "mkfifo")
+"""Whether there are FIFOs here; else processes find new jobs by looking."""
+
 JUST_NOW = 100_000_000
 """Nanoseconds for which the time of a folder's last change does not rule out another one."""
 
@@ -30,16 +33,13 @@ class Bell:
 
     def __init__(self, directory: Path, identity: str) -> None:
         self._path = directory / "workers" / f"{identity}{BELL}"
-        self._file: int | None = None
-        if hasattr(os, "mkfifo"):
-            os.mkfifo(self._path, 0o600)
-            self._file = os.open(self._path, _FLAGS)
+        os.mkfifo(self._path, 0o600)
+        self._file: int | None = os.open(self._path, _FLAGS)
         forking.in_child(self._forget)
 
     def heard(self, timeout: float) -> set[int]:
         """Wait until it rings, for `timeout` seconds at most; gives the shards it rang for."""
         if self._file is None:
-            time.sleep(timeout)
             return set()
         rung, _, _ = select.select([self._file], [], [], timeout)
         said = os.read(self._file, 1024 * _SHARD.size) if rung else b""

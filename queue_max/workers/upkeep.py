@@ -13,6 +13,7 @@ from queue_max import forking
 from queue_max.exceptions import QueueClosedError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
+from queue_max.storage import bells
 from queue_max.storage.bells import Bell
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Upkeep:
         self._bell = None
         try:
             presence.appear()
-            if presence.identity is not None:
+            if presence.identity is not None and bells.ARE_POSSIBLE:
                 self._bell = Bell(settings.data_dir, presence.identity)
         except OSError as error:
             logger.warning("others see by its leases alone whether this process lives: %s", error)

@@ -60,7 +60,7 @@ LISTS = "queue_max/repositories/job_lists.py"
 LEASES = "queue_max/repositories/leases.py"
 LETTERS = "queue_max/repositories/dead_letters.py"
 UNITS = "queue_max/repositories/unit_of_work.py"
-SQLITE = "queue_max/storage/sqlite.py"
+WRITER = "queue_max/storage/writer.py"
 SCHEMA = "queue_max/storage/schema.py"
 PRESENCE = "queue_max/storage/presence.py"
 REVISION = "migrations/shard/0002_columns_for_leases_and_more.py"
@@ -145,8 +145,29 @@ MUTATIONS = [
     ),
     # Transactions
     mutation(
+        "a transaction goes on after an error of the disk amid it",
+        WRITER,
+        "code not in {CONSTRAINT, TOO_BIG}",
+        "False",
+        "tests/storage/test_writer.py",
+    ),
+    mutation(
+        "a transaction that SQLite has undone is taken for committed",
+        WRITER,
+        "        if transaction.members and not driver_of(self._connection).in_transaction:",
+        "        if False:",
+        "tests/storage/test_writer.py",
+    ),
+    mutation(
+        "who gives up waiting leaves a transaction open",
+        WRITER,
+        "                with self.keeping_others_out(NEVER):\n                    pass",
+        "                pass",
+        "tests/storage/test_writer.py",
+    ),
+    mutation(
         "writers begin deferred",
-        SQLITE,
+        WRITER,
         '"BEGIN IMMEDIATE"',
         '"BEGIN DEFERRED"',
         "tests/storage/test_sqlite.py",
@@ -252,7 +273,8 @@ MUTATIONS = [
     mutation(
         "others join who is to be alone",
         COMPANY,
-        "            while self._loners:\n                self._changed.wait()\n",
+        "            while self._loners:\n                before_waiting()\n"
+        "                self._changed.wait()\n",
         "",
         "tests/workers/test_company.py",
     ),

@@ -2,6 +2,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,18 @@ def test_the_loops_run_from_the_first_worker_to_the_last(upkeep: Upkeep) -> None
     assert loops() == BOTH
     upkeep.leave()
     assert loops() == []
+
+
+def test_without_fifos_no_thread_listens_for_other_processes(
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.setattr("queue_max.storage.bells.ARE_POSSIBLE", False)
+    upkeep.join()
+    try:
+        assert [path.suffix for path in (data_dir / "workers").iterdir()] == [".lock"]
+        assert "queue-max-hearing" not in {thread.name for thread in threading.enumerate()}
+    finally:
+        upkeep.leave()
 
 
 def test_the_loops_start_again_with_the_next_worker(upkeep: Upkeep) -> None:
