@@ -36,8 +36,9 @@ FLUSH_AFTER = 0.02
 HELD_AT_MOST = 0.2
 """Seconds after which a job that no worker has begun goes back."""
 
-AT_ONCE = 3
-"""Exchanges made at once: while some wait for the disk, one can work."""
+AT_ONCE = 2
+"""Exchanges made at once: while one waits for the disk or a lock, another can work; more threads
+than that only take Python's lock from each other."""
 
 STINT = 0.25
 """Seconds for which a shard is preferred to others: its ended jobs are settled along the way."""
@@ -145,6 +146,7 @@ class Dispatcher:
         }
         self._pace = Pace()
         self._workers = 0
+        self._waiting = 0
         self._turn = 0
         self._exchanges = 0
         self._is_looking = False
@@ -204,7 +206,11 @@ class Dispatcher:
             elif any(self._ready.values()) or self._next_shard(now) is not None:
                 return
             longest = min(longest, max(0.0, self._look_at - now))
-            self._changed.wait(min([longest, *self._rests(now)]))
+            self._waiting += 1
+            try:
+                self._changed.wait(min([longest, *self._rests(now)]))
+            finally:
+                self._waiting -= 1
 
     def wake(self) -> None:
         """Let all who wait, or tend, look whether they are to stop."""
@@ -221,7 +227,10 @@ class Dispatcher:
                 shard = self._shards[shard_id]
                 shard.may_have_jobs = True
                 shard.hints += 1
-            self._changed.notify()
+            if self._waiting >= self._workers or self._pace.is_slow(self._clock()):
+                self._changed.notify()
+            else:  # who is awake will come by; else whoever tends wakes one
+                self._has_work.set()
 
     # For whoever sees to it that nothing is left lying
 
@@ -347,6 +356,8 @@ class Dispatcher:
             and shard.rests_until <= now
             and (shard.ended or (may_claim and shard.may_have_jobs))
         ]
+        # What has ended can wait a little: it is settled along the way, where there are more jobs.
+        able = [shard for shard in able if may_claim and shard.may_have_jobs] or able
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
 
@@ -460,7 +471,7 @@ class Dispatcher:
                 self._ready[job.priority].append((job, now))
             has_more = self._next_shard(now) is not None
             crew = self._pace.crew(len(claimed), now) if len(claimed) > 1 else 0
-            self._changed.notify(crew + has_more)
+            self._changed.notify(crew + (has_more and self._pace.is_slow(now)))
         if len(claimed) > 1 or left or has_more:
             self._has_work.set()
         return claimed[0] if claimed else None

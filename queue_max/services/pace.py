@@ -72,6 +72,11 @@ class Pace:
         seconds = max(self._seconds, self._running_for(now))
         return max(1, min(number, math.ceil(number * seconds / WORTH_WAKING)))
 
+    def is_slow(self, now: float) -> bool:
+        """Tell whether jobs take so long that it is not worth waiting for those who run them."""
+        seconds = self._seconds
+        return seconds is None or max(seconds, self._running_for(now)) >= WORTH_WAKING
+
     def _running_for(self, now: float) -> float:
         """Tell for how long the jobs that run have done so, on average."""
         begun = list(self._begun.values())

@@ -475,6 +475,41 @@ def test_who_sleeps_is_woken_where_those_awake_do_not_keep_up(
     assert not sleeper.is_alive()
 
 
+@pytest.mark.parametrize("is_slow", [True, False], ids=["slow", "quick"])
+def test_a_hint_wakes_nobody_where_one_awake_will_soon_come_by(
+    dispatcher: Dispatcher, take: Take, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    assert take() is None
+    dispatcher.join()  # this thread is one worker, the sleeper is the other
+    monkeypatch.setattr(Pace, "is_slow", lambda _pace, _now: is_slow)
+    sleeper = threading.Thread(target=dispatcher.wait, args=(60.0, threading.Event()))
+    sleeper.start()
+    while not dispatcher._changed._waiters:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    dispatcher._has_work.clear()
+    dispatcher.hint(0)
+    assert bool(dispatcher._changed._waiters) is not is_slow  # type: ignore[attr-defined]
+    assert dispatcher._has_work.is_set() is not is_slow  # so that whoever tends looks
+    dispatcher._tend()
+    sleeper.join(20)
+    assert not sleeper.is_alive()
+
+
+@hungry
+@two_shards
+def test_what_has_ended_waits_for_what_is_to_be_claimed(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done
+) -> None:
+    add(shard_id=0)
+    told = done(must(take()))
+    add(shard_id=1)
+    dispatcher.hint(1)
+    must(take())
+    assert told == []
+    assert take() is None
+    assert told == [True]
+
+
 @three_shards
 def test_a_damaged_shard_is_told_once_and_the_others_go_on(
     take: Take, add: Add, damage: Callable[[int], None], caplog: pytest.LogCaptureFixture

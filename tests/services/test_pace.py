@@ -46,6 +46,22 @@ def test_jobs_that_run_for_long_count_before_they_end() -> None:
     assert pace.appetite(workers=1, now=60.0) == 1
 
 
+@pytest.mark.parametrize(
+    ("took", "runs_for", "is_slow"),
+    [(None, 0.0, True), (1e-6, 0.0, False), (0.5, 0.0, True), (1e-6, 0.5, True)],
+    ids=["nothing known", "quick", "slow", "one that runs is slow"],
+)
+def test_jobs_are_slow_that_one_should_not_wait_for(
+    took: float | None, runs_for: float, is_slow: bool
+) -> None:
+    pace = Pace()
+    if took is not None:
+        ran(pace, took)
+    if runs_for:
+        pace.began(LEASE, 0.0)
+    assert pace.is_slow(now=runs_for) is is_slow
+
+
 def test_large_payloads_are_claimed_few_at_a_time() -> None:
     pace = Pace()
     ran(pace, 1e-6)
