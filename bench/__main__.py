@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import report
+from bench import chart, report
 from bench.environments import contenders
 from bench.rounds import Plan, rows, run_rounds
 from bench.scenarios import SCENARIOS, Scenario, at_scale
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{conditions}\n\n{report.table(lines)}")
     if options.markdown:
         options.markdown.write_text(report.markdown(lines, conditions))
+    if options.svg:
+        options.svg.write_text(chart.svg(chart.bars(lines)))
     if options.json:
         facts = report.as_json(scenarios, lines, results, options.rounds, options.scale)
         options.json.write_text(facts)
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=1800.0, help="seconds that one measurement may take"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     return parser
 

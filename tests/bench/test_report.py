@@ -1,8 +1,10 @@
 import json
+import xml.etree.ElementTree as ET
 
 import pytest
 
 from bench import report
+from bench.chart import AHEAD, BEHIND, Bar, bars, svg
 from bench.contenders.protocol import Request
 from bench.measuring import Measurement
 from bench.rounds import Results, Row, rows
@@ -85,3 +87,33 @@ def test_json_holds_every_round() -> None:
     assert facts["rows"][0]["ours"] == 2
     rates = [each["jobs_per_second"] for each in facts["measurements"][0]["rounds"]]
     assert rates == [1, 2, 3]
+
+
+# The picture
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def rectangles(drawn: str) -> list[tuple[str, float, float]]:
+    """Give colour, begin and end of each bar."""
+    found = [each.attrib for each in ET.fromstring(drawn).iter(f"{SVG}rect")][1:]
+    return [
+        (each["fill"], float(each["x"]), float(each["x"]) + float(each["width"])) for each in found
+    ]
+
+
+def test_rows_that_compare_become_bars_the_best_first() -> None:
+    slow, fast = results([500], [1000]), results([3000], [1000])
+    found = bars([row_of(BESIDE, slow), row_of(ALONE, fast), row_of(BESIDE, fast)])
+    assert found == [Bar("a race | theirs", 3.0), Bar("a race | theirs", 0.5)]
+
+
+def test_twice_and_half_as_fast_are_equally_far_from_the_line() -> None:
+    twice, half = rectangles(svg([Bar("a", 2.0), Bar("b", 0.5)]))
+    assert (twice[0], half[0]) == (AHEAD, BEHIND)
+    assert twice[1] == half[2]
+    assert round(twice[2] - twice[1], 1) == round(half[2] - half[1], 1) > 0
+
+
+def test_a_name_may_have_any_signs() -> None:
+    assert "a &lt; b &amp; c" in svg([Bar("a < b & c", 1.5)])
