@@ -38,7 +38,7 @@ class _Transaction:
     def __init__(self) -> None:
         self.members = 0
         """Threads that have done their part."""
-        self.open_until = time.monotonic() + LONGEST
+        self.open_until = 0.0
         self.is_over = False
         self.error: BaseException | None = None
         """Why it was undone, or may have been."""
@@ -142,6 +142,7 @@ class Writer:
         else:
             _begin_immediate(self._connection, deadline)
             self._require_file()
+            transaction.open_until = time.monotonic() + LONGEST
             self._transaction = transaction
         return self._connection
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +210,22 @@ def test_other_processes_do_not_wait_longer_than_a_moment(
     monkeypatch.setattr(writer, "LONGEST", 0.0)
     meet(*(insert(number) for number in range(3)))
     assert sql.count("COMMIT") == 3
+
+
+def test_however_long_the_lock_was_waited_for_threads_share_what_follows(
+    database: SqliteDatabase, meet: Meet, sql: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, begin = [0.0], writer._begin_immediate
+
+    def begin_late(connection: Connection, deadline: float) -> None:
+        begin(connection, deadline)
+        now[0] += 1.0
+
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(writer, "_begin_immediate", begin_late)
+    monkeypatch.setattr(writer, "LONGEST", 0.5)
+    meet(insert(1), insert(2))
+    assert sql.count("COMMIT") == 1
 
 
 def test_vacuum_meets_no_open_transaction(database: SqliteDatabase, meet: Meet) -> None:
