@@ -4,6 +4,7 @@ import inspect
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,20 @@ class IntakeService:
         self._hint = hint
         self._rng = rng
         self._max_retries = max_retries
-        self._store_together = Combining(self._store_in_one_shard, _interrupted)
+        # One line of those who store for each shard, which may be locked, and one for jobs that
+        # can go to any.
+        self._lines = {
+            shard_id: Combining(partial(self._store_in_one_shard, shard_id), _interrupted)
+            for shard_id in (None, *store.shard_ids)
+        }
 
     def submit(self, item: Mapping[str, Any]) -> JobHandle:
         """Store one job, described by the arguments of `enqueue`.
 
         Those that threads hand in at the same time are stored together.
         """
-        outcome = self._store_together(self._check_fields(item))
+        job = self._check_fields(item)
+        outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)
         if isinstance(outcome, QueueError):
             raise outcome
         self._tell([outcome])
@@ -164,12 +171,10 @@ class IntakeService:
     def _choose_shard(self, job: NewJob) -> int:
         return shard_for(job.pagina_id, len(self._store.shard_ids), self._rng, job.unique_key)
 
-    def _store_in_one_shard(self, new: Sequence[NewJob]) -> list[Outcome]:
-        """Store jobs; all that are not bound to another shard in the same, with one commit."""
-        common = self._rng.choice(self._store.shard_ids)
-        return self._store_by_shard(
-            new, lambda job: self._choose_shard(job) if job.is_bound else common
-        )
+    def _store_in_one_shard(self, bound_to: int | None, new: Sequence[NewJob]) -> list[Outcome]:
+        """Store jobs with one commit, in the shard that they are bound to or in any."""
+        shard_id = self._rng.choice(self._store.shard_ids) if bound_to is None else bound_to
+        return self._store_by_shard(new, lambda _job: shard_id)
 
     def _store_by_shard(
         self, new: Sequence[NewJob], choose: Callable[[NewJob], int]

@@ -26,6 +26,9 @@ from queue_max.services.intake import IntakeService
 
 Told = list[tuple[str, dict[str, Any]]]
 
+BONDS = ({}, {"pagina_id": 1})
+"""Of a job that may go to any shard, and of one that belongs to shard 1 of two."""
+
 two_shards = pytest.mark.parametrize("shard_count", [2])
 three_shards = pytest.mark.parametrize("shard_count", [3])
 impatient = pytest.mark.parametrize("busy_timeout_ms", [50])
@@ -65,12 +68,27 @@ def test_jobs_that_threads_submit_at_once_are_stored_with_one_commit(
     with ThreadPoolExecutor(8) as threads:
         with store.writing(0):
             futures = [threads.submit(submit, number) for number in range(8)]
-            while len(intake._store_together._requests) < 7:  # all but the one that waits to store
+            while len(intake._lines[None]._requests) < 7:  # all but the one that waits to store
                 time.sleep(0.001)
         handles = [future.result(30) for future in futures]
     assert statements.count("BEGIN IMMEDIATE") <= 3  # of the lock, of the first, of all others
     found = {job.id: job.payload["n"] for job in stored(inspection)}
     assert [found[handle["id"]] for handle in handles] == list(range(8))
+
+
+@two_shards
+def test_a_job_that_waits_for_a_locked_shard_holds_up_no_other(
+    intake: IntakeService, locked: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        with locked(0):
+            bound = threads.submit(intake.submit, {"payload": {}, "pagina_id": 0})
+            while (turn := intake._lines[0]._turn).acquire(blocking=False):
+                turn.release()  # until it has begun: it would be the first in a line for all
+            free = [threads.submit(intake.submit, {"payload": {}} | bond) for bond in BONDS]
+            assert [each.result(10)["shard_id"] for each in free] == [1, 1]
+            assert not bound.done()
+        assert bound.result(30)["shard_id"] == 0
 
 
 @three_shards
