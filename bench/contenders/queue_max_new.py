@@ -178,7 +178,7 @@ def _template(queue: Queue, kind: str) -> int:
 
 
 def _copy_job(file: Path, job_id: int, times: int) -> None:
-    """Copy a row of the jobs' table; each copy has an id and a uid of its own."""
+    """Copy a row of the jobs' table; each copy has an id and a uid of its own, in one order."""
     with closing(driver.choose().module.connect(file)) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(fila)")]
         copied = ", ".join(name for name in columns if name not in {"id", "uid"})
@@ -189,7 +189,8 @@ def _copy_job(file: Path, job_id: int, times: int) -> None:
                 SELECT number + 1 FROM copies WHERE number < :times
             )
             INSERT INTO fila (uid, {copied})
-            SELECT lower(hex(randomblob(16))), {copied} FROM copies, fila WHERE id = :job_id
+            SELECT printf('%08x-0000-7000-8000-%012x', number, number), {copied}
+            FROM copies, fila WHERE id = :job_id
             """,  # noqa: S608 - names of columns
             {"job_id": job_id, "times": times},
         )
