@@ -177,11 +177,15 @@ def _template(queue: Queue, kind: str) -> int:
     raise ValueError(kind)
 
 
+_NOT_COPIED = {"id", "uid", "checksum"}
+"""The checksum sums up the uid, too; a row may be without one."""
+
+
 def _copy_job(file: Path, job_id: int, times: int) -> None:
     """Copy a row of the jobs' table; each copy has an id and a uid of its own, in one order."""
     with closing(driver.choose().module.connect(file)) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(fila)")]
-        copied = ", ".join(name for name in columns if name not in {"id", "uid"})
+        copied = ", ".join(name for name in columns if name not in _NOT_COPIED)
         connection.execute(
             f"""
             WITH RECURSIVE copies (number) AS (
