@@ -49,7 +49,7 @@ class InspectionService:
         """Count the jobs by state, for a price that does not grow with their number.
 
         Where a shard has more than 10,000 in a state, the counts may be older than now, by a
-        hundred times as long as it takes to count them: a second, say, where there is a million.
+        hundred times as long as it takes to count them: some seconds where there is a million.
         """
         return sum(map(self._recent_counts, shard_ids), Counts())
 

@@ -27,7 +27,6 @@ LONGEST = 0.005
 GRACE = 0.02
 """Seconds after which a member commits itself: the next may have given up waiting."""
 
-
 NEVER = threading.TIMEOUT_MAX / 2
 """A deadline that does not pass."""
 
