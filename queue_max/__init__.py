@@ -34,6 +34,7 @@ from queue_max.exceptions import (
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter, RateLimitUnit
 from queue_max.queue import Queue
+from queue_max.workers.async_worker import AsyncWorker
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.running import RunningJob, current_job
 from queue_max.workers.worker import Worker, WorkerState
@@ -41,6 +42,7 @@ from queue_max.workers.worker import Worker, WorkerState
 __version__ = "1.0.0.dev0"
 
 __all__ = [
+    "AsyncWorker",
     "Cancel",
     "CircuitBreaker",
     "CircuitBreakerOpenError",

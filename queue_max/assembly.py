@@ -11,6 +11,7 @@ from queue_max.domain.events import Events
 from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
+from queue_max.domain.tasks import Abilities
 from queue_max.exceptions import QueueClosedError, QueueNotFoundError
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
@@ -21,6 +22,7 @@ from queue_max.services.backlog import BacklogAlarm
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.dispatcher import Dispatcher
+from queue_max.services.exchange import Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
@@ -28,6 +30,7 @@ from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.settings import Durability, Settings
 from queue_max.storage import driver
 from queue_max.storage.bells import Bells
@@ -136,7 +139,11 @@ def _wire(
     presence = Presence(directory.path)
     leases = LeaseService(store, presence)
     settlement = SettlementService(store, admission, events)
-    dispatcher = Dispatcher(store, settlement, retry, admission, leases, rng)
+    abilities = Abilities()
+    exchange = Exchange(store, settlement, retry, leases, abilities)
+    dispatcher = Dispatcher(
+        store.shard_ids, exchange, abilities, UnknownTasks(events), retry, admission, leases
+    )
     bells = Bells(directory.path)
 
     def hint(shard_id: int) -> None:

@@ -109,6 +109,8 @@ class Queue:
         unique_key: str | None = None,
         unique_for: float | None = None,
         keep_result: float | None = None,
+        task: str | None = None,
+        timeout: float | None = None,
     ) -> JobHandle:
         """Store one job; once this returns, it survives the death of any process.
 
@@ -121,7 +123,10 @@ class Queue:
         seconds. Of jobs with one `unique_key` there is one at a time: while it lives, or for
         `unique_for` seconds, the same handle is given again, with `created` False (within one
         `pagina_id`, where there is one). `keep_result` is for how many seconds the job is kept
-        with its result once it is done; else it is deleted.
+        with its result once it is done; else it is deleted. An attempt that takes longer than
+        `timeout` seconds is ended and has failed. `task` names what is to run the job, as a
+        function decorated with `@task` is called; its arguments are in the payload, as "args", a
+        list, and "kwargs", a dict.
 
         Gives a dict of `id` and `shard_id`, with `key`, `created` and `result(timeout)`. Raises
         InvalidJobError, a ValueError, for a bad
@@ -140,6 +145,8 @@ class Queue:
                 "unique_key": unique_key,
                 "unique_for": unique_for,
                 "keep_result": keep_result,
+                "task": task,
+                "timeout": timeout,
             }
         )
         return handle.asking(self.get_result)

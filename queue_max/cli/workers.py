@@ -18,8 +18,8 @@ from queue_max.cli import output
 from queue_max.cli.base import FAILURE, Fault, open_queue, queue_options
 from queue_max.exceptions import QueueError
 from queue_max.queue import Queue
-from queue_max.workers.execution import ProcessFunction
 from queue_max.workers.pool import WorkerPool
+from queue_max.workers.repertoire import ProcessFunction
 from queue_max.workers.worker import Worker, WorkerState
 
 STATS_EVERY = 60.0  # seconds

@@ -29,6 +29,7 @@ class DeadLetter:
     error: str
     error_type: str
     error_stack: str | None
+    task: str | None
     reason: str | None
     """Why it was not tried again; None for letters of before 1.0."""
     failed_at: str
@@ -55,6 +56,7 @@ class DeadLetter:
             "key": self.key,
             "job_id": self.job_id,
             "shard_id": self.shard_id,
+            "task": self.task,
             "payload": self.payload,
             "error": self.error,
             "error_type": self.error_type,

@@ -25,7 +25,17 @@ _OLD_NAMES = {
     "partition_key": "pagina_id",
 }
 
-_SINCE_1_0 = {"uid", "fence", "queue", "retry_policy", "keep_result", "result", "damage"}
+_SINCE_1_0 = {
+    "uid",
+    "fence",
+    "queue",
+    "retry_policy",
+    "keep_result",
+    "result",
+    "damage",
+    "task",
+    "held_by",
+}
 
 
 class JobStatus(StrEnum):
@@ -121,6 +131,10 @@ class NewJob(NamedTuple):
     """Seconds for which the key is taken; None for as long as the job lives."""
     keep_result: float | None = None
     """Seconds for which the job is kept with its result once it is done."""
+    task: str | None = None
+    """The name of the function that is to run it; None for what workers are given as theirs."""
+    timeout: float | None = None
+    """Seconds that one attempt may take."""
     fence: int = 0
     """The last one under which it was run before, in a row that is gone."""
 
@@ -183,6 +197,10 @@ class Job:
     """Seconds for which the job is kept with its result once it is done."""
     result: str | None = None
     """The result as JSON text, where it is kept."""
+    task: str | None = None
+    """The name of the task that runs it; None for the function its worker is given."""
+    held_by: str | None = None
+    """What keeps a scheduled job from running, other than its time."""
     damage: str | None = None
     """What is wrong with the row, if anything; the payload is empty then, and never run."""
 
@@ -228,6 +246,7 @@ class Job:
                 "status": JobStatus(row["status"]),
                 "priority": JobPriority.from_int(row["priority"]),
                 "shard_id": shard_id,
+                "timeout_seconds": row["timeout"] if "timeout" in row.keys() else None,  # noqa: SIM118
             }
         )
 
@@ -245,7 +264,8 @@ class Job:
         row["priority"] = _PRIORITIES.get(row["priority"], JobPriority.MEDIUM)
         row["lease"] = Lease(shard_id, row["id"], row["fence"])
         row["shard_id"], row["tags"], row["metadata"] = shard_id, [], {}
-        row["parent_job_id"] = row["timeout_seconds"] = row["damage"] = None
+        row["timeout_seconds"] = row.pop("timeout")
+        row["parent_job_id"] = row["damage"] = None
         job = object.__new__(cls)
         job.__dict__ = row
         return job

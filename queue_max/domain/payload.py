@@ -38,6 +38,8 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
     unique_key: object = None,
     unique_for: float | None = None,
     keep_result: float | None = None,
+    task: object = None,
+    timeout: float | None = None,
 ) -> NewJob:
     """Check all that makes a job; raises InvalidJobError that names the value."""
     if run_at is not None and delay:
@@ -57,6 +59,8 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
         unique_key=None if unique_key is None else _key("unique_key", unique_key),
         unique_for=None if unique_for is None else _seconds("unique_for", unique_for),
         keep_result=None if keep_result is None else _seconds("keep_result", keep_result),
+        task=None if task is None else _key("task", task),
+        timeout=None if timeout is None else _seconds("timeout", timeout),
     )
 
 

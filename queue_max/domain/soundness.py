@@ -27,8 +27,9 @@ def damage_of(row: Mapping[str, Any]) -> str | None:
         return f"its {name} is not a whole number"
     if row["status"] not in _STATUSES:
         return "its status is none there is"
-    if not isinstance(row["keep_result"], int | float | None):
-        return "its keep_result is not a number"
+    for name in ("keep_result", "timeout"):
+        if not isinstance(row[name], int | float | None):
+            return f"its {name} is not a number"
     if not isinstance(row["payload"], str) or not isinstance(row["uid"], str):
         return "its payload or uid is not a text"
     if row["checksum"] not in {None, checksum(row["uid"], row["payload"])}:
@@ -40,4 +41,4 @@ def without_damage(row: Mapping[str, Any]) -> dict[str, Any]:
     """Give the row with an empty payload, and nothing in it that could not be read."""
     whole = {name: row[name] if isinstance(row[name], int) else 0 for name in _WHOLE}
     status = row["status"] if row["status"] in _STATUSES else JobStatus.FAILED
-    return {**row, **whole, "status": status, "payload": "{}", "keep_result": None}
+    return {**row, **whole, "status": status, "payload": "{}", "keep_result": None, "timeout": None}

@@ -1,7 +1,7 @@
 """Claims on the `fila` table: which job a worker is to run next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -46,6 +46,13 @@ _promote = Compiled(
     update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 )
 
+_is_held = and_(
+    jobs.c.status == SCHEDULED,
+    jobs.c.held_by.is_not(None),
+    jobs.c.held_by.in_(bindparam("gates", expanding=True)),
+)
+_held = select(jobs.c.id).where(_is_held).limit(PROMOTED_AT_ONCE)
+
 _at_most = bindparam("at_most", type_=BigInteger)
 _in_order = (jobs.c.priority.desc(), jobs.c.id)
 _most_urgent = (
@@ -75,7 +82,7 @@ _claim = _give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_
 _UNSET = (
     *("id", "pagina_id", "payload", "priority", "attempts", "max_attempts", "retry_delay"),
     *("last_error", "error_type", "error_stack", "created_at", "uid", "fence", "retry_policy"),
-    *("checksum", "progress", "keep_result"),
+    *("task", "timeout", "checksum", "progress", "keep_result"),
 )
 _unset = (
     select(*(jobs.c[name] for name in _UNSET))
@@ -113,6 +120,17 @@ class ClaimRepository:
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
         return int(_promote.run(self._connection, now=self._now).rowcount)
+
+    def has_held(self, gates: Collection[str]) -> bool:
+        """Tell whether `release_held` would find something."""
+        query = select(exists().where(_is_held))
+        return bool(self._connection.execute(query, {"gates": list(gates)}).scalar_one())
+
+    def release_held(self, gates: Collection[str]) -> int:
+        """Make jobs pending that were held aside by one of those names; a bounded number."""
+        ids = self._connection.execute(_held, {"gates": list(gates)}).scalars().all()
+        free = update(jobs).where(jobs.c.id.in_(ids)).values(status=PENDING, held_by=None)
+        return self._connection.execute(free).rowcount if ids else 0
 
     def claim(
         self, queue: str, worker_id: str, holder: str | None = None, *, at_most: int
@@ -156,6 +174,7 @@ class ClaimRepository:
             "completed_at": None,
             "next_retry_at": None,
             "queue": values["queue_name"],
+            "held_by": values["holder"],
             "result": None,
         }
         claimed = []

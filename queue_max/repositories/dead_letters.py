@@ -43,6 +43,7 @@ class DeadLetterRepository:
             shard_id=self._shard_id,
             uid=job.uid,
             reason=reason,
+            task=job.task,
         )
 
     def list(
@@ -124,6 +125,7 @@ class DeadLetterRepository:
             error=row.error,
             error_type=row.error_type,
             error_stack=row.error_stack,
+            task=row.task,
             reason=row.reason,
             failed_at=to_text(row.failed_at),
         )

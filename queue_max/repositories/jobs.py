@@ -43,8 +43,7 @@ from queue_max.storage.schema import (
 from queue_max.storage.types import UtcTime
 
 _NOT_IN_A_JOB = {
-    *("task", "concurrency_key", "rate_key", "cost", "breaker", "held_by", "timeout"),
-    *("keep_until", "headers"),
+    *("concurrency_key", "rate_key", "cost", "breaker", "keep_until", "headers"),
 }
 _names = [column.key for column in jobs.c if column.key not in _NOT_IN_A_JOB]
 WHOLE_JOB = [
@@ -83,7 +82,8 @@ _complete = (
 # In the order of the table, which is that of the places in the text.
 _STORED = (
     *("pagina_id", "payload", "status", "priority", "max_attempts", "retry_delay", "created_at"),
-    *("next_retry_at", "uid", "fence", "queue", "retry_policy", "checksum", "keep_result"),
+    *("next_retry_at", "uid", "fence", "queue", "task", "timeout", "retry_policy", "checksum"),
+    "keep_result",
 )
 _INSERT = str(
     insert(jobs)
@@ -103,7 +103,7 @@ def _release(changed: frozenset[str], is_counted: bool, has_fence: bool) -> Comp
     if not is_counted:
         new["attempts"] = jobs.c.attempts - 1
     condition = (jobs.c.id == bindparam("job_id"), jobs.c.status == PROCESSING, *held)
-    return Compiled(update(jobs).where(*condition).values(**_NOBODYS, **new))
+    return Compiled(update(jobs).where(*condition).values(_NOBODYS | new))
 
 
 class JobRepository:
@@ -142,6 +142,8 @@ class JobRepository:
             job.uid,
             job.fence,
             job.queue,
+            job.task,
+            job.timeout,
             job.retry_policy,
             checksum(job.uid, job.payload),
             job.keep_result,
@@ -220,6 +222,11 @@ class JobRepository:
     def snooze(self, job: Job, at: datetime) -> bool:
         """Let a running job wait as if it had not run; False when its lease is lost."""
         return self._release(job, is_counted=False, **self._waiting(at))
+
+    def hold(self, job: Job, by: str) -> bool:
+        """Set a job aside that was claimed and cannot run here; False when its lease is lost."""
+        changes = {"status": _SCHEDULED, "next_retry_at": None, "held_by": by}
+        return self._release(job, is_counted=False, **changes)
 
     def cancel_running(self, job: Job, failure: Failure) -> bool:
         """End a running job as cancelled; False when its lease is lost."""

@@ -33,6 +33,15 @@ class LeaseRepository:
         )
         return self._connection.execute(statement).rowcount
 
+    def held(self, leases: Collection[Lease]) -> set[Lease]:
+        """Tell which of these leases are not lost."""
+        held = [(lease.job_id, lease.fence) for lease in leases]
+        statement = select(jobs.c.id, jobs.c.fence).where(
+            jobs.c.status == PROCESSING, tuple_(jobs.c.id, jobs.c.fence).in_(held)
+        )
+        found = self._connection.execute(statement)
+        return {Lease(self._shard_id, row.id, row.fence) for row in found}
+
     def renew_of_worker(self, worker_id: str) -> int:
         """Prolong the leases of all jobs that a worker runs."""
         statement = (

@@ -163,6 +163,7 @@ class DeadLetterService:
                 priority=0,
                 max_attempts=self._max_retries + 1,
                 retry_delay=DEFAULT_RETRY_DELAY,
+                task=letter.task,
                 fence=unit.attempts.last_fence(uid),
             )
             [job_id] = unit.jobs.add([anew])

@@ -7,26 +7,24 @@ to other shards meanwhile, so that a locked one holds up nobody.
 
 import logging
 import math
-import random
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from queue_max import forking
-from queue_max.domain.failures import JOB_DAMAGED, Failure
-from queue_max.domain.job import DEFAULT_QUEUE, Job, JobPriority, Lease
-from queue_max.domain.retry import Verdict
+from queue_max.domain.job import Job, JobPriority
+from queue_max.domain.tasks import Abilities, Ability
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
-from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.repositories.claims import PROMOTED_AT_ONCE
 from queue_max.services.admission import Admission
+from queue_max.services.exchange import Ended, Exchange, Harvest, may_wait
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
-from queue_max.services.settlement import SettlementService
+from queue_max.services.unknown_tasks import UnknownTasks
 
 logger = logging.getLogger(__name__)
 
@@ -43,36 +41,8 @@ than that only take Python's lock from each other."""
 STINT = 0.25
 """Seconds for which a shard is preferred to others: its ended jobs are settled along the way."""
 
-LOCK_WAIT = 0.05
-"""Seconds to wait for a shard that others write to, before another one is tried."""
-
 RESTS = (0.25, 10.0)
 """Seconds for which a shard that refused is left alone: at first, and at most."""
-
-
-class Ended(ABC):
-    """A job that was run, and what is to be written of it."""
-
-    __slots__ = ("at", "in_doubt", "job", "lease")
-
-    is_simply_done = False
-    """Nothing is to be kept of it: many such are written at once, and `write` is not called."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.lease: Lease = job.lease
-        self.at = 0.0
-        """When it was handed in."""
-        self.in_doubt = False
-        """A commit failed that may have written it."""
-
-    @abstractmethod
-    def write(self, unit: UnitOfWork) -> bool:
-        """Write the outcome; False when the lease was lost."""
-
-    @abstractmethod
-    def tell(self, is_written: bool) -> None:
-        """Make it known, after the commit; False when the lease was lost."""
 
 
 @dataclass(slots=True)
@@ -91,21 +61,6 @@ class _Shard:
     error: ShardError | None = None
 
 
-@dataclass(slots=True)
-class _Harvest:
-    """What an exchange brought."""
-
-    written: list[bool] = field(default_factory=list)
-    claimed: list[Job] = field(default_factory=list)
-    buried: list[tuple[Job, Failure, Verdict]] = field(default_factory=list)
-    weight: int = 0
-    """Characters in the payloads that were claimed."""
-    is_all: bool = True
-    """Fewer jobs came than were asked for."""
-    due_in: float | None = None
-    """Seconds until the next job there is due; None where nobody asked."""
-
-
 class Dispatcher:
     """A monitor without threads of its own; all workers of a queue in this process share it.
 
@@ -114,23 +69,25 @@ class Dispatcher:
     code in Python, where a Ctrl-C that strikes a producer in `hint` may come before it is released.
     """
 
-    def __init__(  # noqa: PLR0913 - the services of both halves of an exchange
+    def __init__(  # noqa: PLR0913 - who hears of an exchange
         self,
-        store: Store,
-        settlement: SettlementService,
+        shard_ids: Sequence[int],
+        exchange: Exchange,
+        abilities: Abilities,
+        unknown_tasks: UnknownTasks,
         retry: RetryService,
         admission: Admission,
         leases: LeaseService,
-        rng: random.Random,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
-        self._settlement = settlement
+        self._shard_ids = shard_ids
+        self._exchange = exchange
+        self._abilities = abilities
+        self._unknown_tasks = unknown_tasks
         self._retry = retry
         self._admission = admission
         self._leases = leases
-        self._rng = rng
         self._clock = clock
         self._reset()
         forking.in_child(self._reset)
@@ -140,12 +97,12 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._has_work = threading.Event()
-        self._shards = [_Shard(number) for number in self._store.shard_ids]
+        self._shards = [_Shard(number) for number in self._shard_ids]
         self._ready: dict[JobPriority, deque[tuple[Job, float]]] = {
             priority: deque() for priority in sorted(JobPriority, reverse=True)
         }
         self._pace = Pace()
-        self._workers = 0
+        self._places = 0
         self._waiting = 0
         self._turn = 0
         self._exchanges = 0
@@ -154,15 +111,17 @@ class Dispatcher:
 
     # For workers
 
-    def join(self) -> None:
-        """Note a worker more."""
+    def join(self, ability: Ability, places: int = 1) -> None:
+        """Note a worker more, that runs so many jobs at once."""
         with self._lock:
-            self._workers += 1
+            self._places += places
+            self._abilities.add(ability)
 
-    def leave(self) -> None:
+    def leave(self, ability: Ability, places: int = 1) -> None:
         """Note a worker less."""
         with self._lock:
-            self._workers -= 1
+            self._places -= places
+            self._abilities.remove(ability)
 
     def take(self, worker_id: str, look_every: float) -> Job | None:
         """Give a job to a worker, under a lease; None when none may start now.
@@ -175,7 +134,7 @@ class Dispatcher:
             if job is None:
                 shard = self._choose()
                 if shard is not None:
-                    job = self._exchange(shard, worker_id)
+                    job = self._make_exchange(shard, worker_id)
                 elif not self._look(look_every):
                     return None
             if job is not None:
@@ -227,7 +186,7 @@ class Dispatcher:
                 shard = self._shards[shard_id]
                 shard.may_have_jobs = True
                 shard.hints += 1
-            if self._waiting >= self._workers or self._pace.is_slow(self._clock()):
+            if self._waiting >= self._places or self._pace.is_slow(self._clock()):
                 self._changed.notify()
             else:  # who is awake will come by; else whoever tends wakes one
                 self._has_work.set()
@@ -245,6 +204,15 @@ class Dispatcher:
                 return
             except Exception:
                 logger.exception("what has ended could not be settled; another try follows")
+
+    def look_for_held(self) -> None:
+        """Let jobs run that were set aside because nobody knew their tasks, where one does now."""
+        for shard in self._shards:
+            with suppress(ShardError):
+                while number := self._exchange.release_held(shard.id):
+                    self.hint(shard.id)
+                    if number < PROMOTED_AT_ONCE:
+                        break
 
     def flush(self) -> None:
         """Settle all that has ended, as far as its shards serve."""
@@ -284,7 +252,7 @@ class Dispatcher:
                     continue
                 shard.is_taken = True
                 self._exchanges += 1
-            self._exchange(shard)
+            self._make_exchange(shard)
 
     # The buffer
 
@@ -321,8 +289,7 @@ class Dispatcher:
     def _give_back(self, given: Iterable[Job]) -> None:
         for job in given:
             try:
-                with self._store.writing(job.shard_id) as unit:
-                    unit.jobs.give_back(job)
+                self._exchange.give_back(job)
             except ShardError as error:  # its lease ends, then
                 logger.warning("job %s could not be given back: %s", job.key, error)
             self._leases.drop(job.lease)
@@ -368,22 +335,16 @@ class Dispatcher:
             if shard.rests_until > now and (shard.ended or shard.may_have_jobs)
         ]
 
-    def _exchange(self, shard: _Shard, worker_id: str | None = None) -> Job | None:
+    def _make_exchange(self, shard: _Shard, worker_id: str | None = None) -> Job | None:
         """Settle what has ended of a shard, and claim for a worker; gives its job, if one came."""
         # Nobody else takes from there.
         ended = [shard.ended.popleft() for _ in range(len(shard.ended))]
         with self._lock:
             hints = shard.hints
             asked = self._appetite(shard) if worker_id is not None else 0
-        harvest: _Harvest | None = None
+        harvest: Harvest | None = None
         try:
-            with self._store.writing(shard.id, LOCK_WAIT) as unit:
-                found = self._settle(unit, ended)
-                if worker_id is not None and asked:
-                    self._claim(unit, found, worker_id, asked)
-                if found.is_all:
-                    found.due_in = _due_in(unit)
-            harvest = found
+            harvest = self._exchange.make(shard.id, ended, asked, worker_id or "")
         except ShardBusyError as error:
             self._refused(shard, error)
         except QueueClosedError:
@@ -403,30 +364,8 @@ class Dispatcher:
 
     def _appetite(self, shard: _Shard) -> int:
         allowance = self._admission.allowance()
-        most = 1 if shard.takes_one else self._pace.appetite(self._workers, self._clock())
+        most = 1 if shard.takes_one else self._pace.appetite(self._places, self._clock())
         return int(min(most, allowance))
-
-    def _settle(self, unit: UnitOfWork, ended: Sequence[Ended]) -> _Harvest:
-        done = [each.job for each in ended if each.is_simply_done]
-        ran = iter(self._settlement.write_all(unit, done) if done else ())
-        return _Harvest([next(ran) if each.is_simply_done else each.write(unit) for each in ended])
-
-    def _claim(self, unit: UnitOfWork, harvest: _Harvest, worker_id: str, asked: int) -> None:
-        unit.claims.promote_due()
-        holder = self._leases.holder
-        claimed = unit.claims.claim(DEFAULT_QUEUE, worker_id, holder, at_most=asked)
-        harvest.weight = unit.claims.weight
-        harvest.is_all = len(claimed) < asked
-        for job in claimed:
-            if job.damage is not None:
-                failure = Failure(JOB_DAMAGED, job.damage)
-                if verdict := self._retry.lose(unit, job, failure, at_once=True):
-                    harvest.buried.append((job, failure, verdict))
-            elif harvest.claimed and not _may_wait(job):
-                unit.jobs.give_back(job)
-                harvest.is_all = False
-            else:
-                harvest.claimed.append(job)
 
     def _settle_alone(self, ended: Sequence[Ended]) -> list[Ended]:
         """Settle each in a transaction of its own, so that none suffers for another.
@@ -438,8 +377,7 @@ class Dispatcher:
         for each in ended:
             each.in_doubt = True
             try:
-                with self._store.writing(each.job.shard_id, LOCK_WAIT) as unit:
-                    harvest = self._settle(unit, [each])
+                harvest = self._exchange.make(each.job.shard_id, [each], 0, "")
             except ShardError:
                 left.append(each)
             except Exception:
@@ -451,7 +389,7 @@ class Dispatcher:
         return left
 
     def _end_exchange(
-        self, shard: _Shard, left: Sequence[Ended], harvest: _Harvest | None, hints: int | None
+        self, shard: _Shard, left: Sequence[Ended], harvest: Harvest | None, hints: int | None
     ) -> Job | None:
         """Put what came into the buffer, but for the first job, which is for who made it."""
         claimed = harvest.claimed if harvest is not None else []
@@ -466,7 +404,7 @@ class Dispatcher:
                 self._learn(shard, harvest, hints)
             if harvest is not None and claimed:
                 self._pace.claimed(len(claimed), harvest.weight)
-                shard.takes_one = not _may_wait(claimed[0])
+                shard.takes_one = not may_wait(claimed[0])
             for job in claimed[1:]:
                 self._ready[job.priority].append((job, now))
             has_more = self._next_shard(now) is not None
@@ -476,7 +414,7 @@ class Dispatcher:
             self._has_work.set()
         return claimed[0] if claimed else None
 
-    def _learn(self, shard: _Shard, harvest: _Harvest, hints: int | None) -> None:
+    def _learn(self, shard: _Shard, harvest: Harvest, hints: int | None) -> None:
         """Note when more is due there; and that nothing is now, if all was claimed.
 
         Unless somebody has stored more since there were so many `hints`; None: it was no claim.
@@ -496,12 +434,14 @@ class Dispatcher:
             shard.refusals += 1
             shard.error = None if isinstance(error, ShardBusyError) else error
 
-    def _tell(self, harvest: _Harvest, ended: Sequence[Ended]) -> None:
+    def _tell(self, harvest: Harvest, ended: Sequence[Ended]) -> None:
         self._leases.drop_all([each.lease for each in ended])
         for each, is_written in zip(ended, harvest.written, strict=True):
             each.tell(is_written or each.in_doubt)
         for job, failure, verdict in harvest.buried:
             self._retry.tell(job, failure, verdict)
+        if harvest.held:
+            self._unknown_tasks.note(harvest.held)
 
     # Looking, without a lock
 
@@ -539,20 +479,7 @@ class Dispatcher:
 
     def _look_into(self, shard: _Shard) -> float:
         """See whether a shard has due jobs; gives the seconds until one will be."""
-        with self._store.reading(shard.id) as unit:
-            has_due = unit.claims.has_due(DEFAULT_QUEUE)
-            due_in = math.inf if has_due else _due_in(unit)
-        if has_due:
+        prospect = self._exchange.look(shard.id)
+        if prospect.has_due:
             self.hint(shard.id)
-        return due_in
-
-
-def _due_in(unit: UnitOfWork) -> float:
-    """Tell in how many seconds the next job of a shard is due; inf for none."""
-    at = unit.claims.next_due()
-    return math.inf if at is None else max(0.0, (at - unit.now).total_seconds())
-
-
-def _may_wait(job: Job) -> bool:
-    """Tell whether a job may be buffered: one with a single attempt, or a suspect, never is."""
-    return job.attempts < job.max_attempts and not job.is_suspect
+        return prospect.due_in

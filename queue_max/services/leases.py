@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from queue_max import forking
@@ -81,6 +81,16 @@ class LeaseService:
         for _shard_id, outcome in self._store.visit(by_shard, renew_in, LOCKED_SHARD_WAIT):
             if isinstance(outcome, ShardError):
                 logger.warning("leases not renewed, another try follows: %s", outcome)
+
+    def renew_one(self, lease: Lease) -> bool:
+        """Prolong one lease now; False when it is lost."""
+        with self._store.writing(lease.shard_id) as unit:
+            return unit.leases.renew([lease]) == 1
+
+    def lost(self, shard_id: int, leases: Collection[Lease]) -> set[Lease]:
+        """Tell which of these leases in a shard are held no longer."""
+        with self._store.reading(shard_id) as unit:
+            return set(leases) - unit.leases.held(leases)
 
     def renew_of_worker(self, shard_id: int, worker_id: str) -> int:
         """Prolong the leases that a worker has in a shard, by its name."""

@@ -47,7 +47,7 @@ class History:
         return self.name, self.head
 
 
-SHARD = History("shard", "alembic_version", shard_tables, head="0002")
+SHARD = History("shard", "alembic_version", shard_tables, head="0003")
 CONTROL = History("control", "alembic_version_control", control_tables, head="0001")
 
 

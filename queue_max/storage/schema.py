@@ -113,6 +113,13 @@ Index(
     sqlite_where=text("status = 'processing'"),
     postgresql_where=text("status = 'processing'"),
 )
+# What a worker walks that can run what others could not: jobs held aside by that name.
+Index(
+    "ix_fila_held",
+    jobs.c.held_by,
+    sqlite_where=text("status = 'scheduled' AND held_by IS NOT NULL"),
+    postgresql_where=text("status = 'scheduled' AND held_by IS NOT NULL"),
+)
 # What listing the failed, and retention, walk; jobs that have not ended are not in it.
 Index(
     "ix_fila_ended",
@@ -143,6 +150,7 @@ dead_letters = Table(
     Column("uid", Text),
     Column("reason", Text),
     Column("error_stack", Text),
+    Column("task", Text),
     sqlite_autoincrement=True,
 )
 Index("ix_dead_letter_queue_failed_at", dead_letters.c.failed_at)

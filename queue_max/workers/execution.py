@@ -2,65 +2,63 @@
 
 import asyncio
 import inspect
-import logging
-import threading
-import time
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextlib import suppress
 from typing import Any
 
-from queue_max.domain.job import Job, JobResult
+from queue_max.domain.job import JobResult
 from queue_max.exceptions import JobSignal, JobTimeoutError, Permanent
-
-logger = logging.getLogger(__name__)
-
-ProcessFunction = Callable[[dict[str, Any]], Any]
+from queue_max.workers.running import RunningJob, StopReason
 
 
-def run(function: ProcessFunction, job: Job, timeout: float | None = None) -> JobResult:
-    """Call the function with the job's payload; its outcome is a value, never an exception.
+def run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
+    """Call a job's function, in this thread; its outcome is a value, never an exception.
 
-    After `timeout` seconds the outcome is a JobTimeoutError. Python has no way to end a thread,
-    so the function then goes on by itself, unseen; nothing waits for it.
+    What it returns is waited for, if that is awaitable.
     """
-    begun = time.monotonic()
-    outcome = _call(function, job) if timeout is None else _call_within(function, job, timeout)
-    outcome.execution_time = time.monotonic() - begun
-    outcome.worker_id = job.worker_id
-    return outcome
-
-
-def _call(function: ProcessFunction, job: Job) -> JobResult:
     try:
-        result = function(job.payload)
-        if result is None:
+        result = call(running)
+        if result is None and running.stopped is None:
             return JobResult(success=True)
         if inspect.isawaitable(result):
-            result = asyncio.run(_wait_for(result))
-        if isinstance(result, JobSignal):
-            raise result
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise Permanent("the function is a generator: nothing of it has run")
+            result = asyncio.run(_wait_for(result, running))
+        return outcome_of(running, result)
     except BaseException as error:  # user code: even SystemExit is the job's end, not ours
-        return JobResult(success=False, error=error)
-    return JobResult(success=True, result=result)
+        return failed(running, error)
 
 
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+async def _wait_for(awaitable: Awaitable[Any], running: RunningJob) -> Any:
+    running.on_stop(canceller())
     return await awaitable
 
 
-def _call_within(function: ProcessFunction, job: Job, timeout: float) -> JobResult:
-    outcomes: list[JobResult] = []
-    context = copy_context()
-    thread = threading.Thread(
-        target=lambda: outcomes.append(context.run(_call, function, job)),
-        name=f"queue-max-job-{job.key}",
-        daemon=True,
-    )
-    thread.start()
-    thread.join(timeout)
-    if outcomes:
-        return outcomes[0]
-    logger.warning("job %s goes on in its thread after its %s s are over", job.key, timeout)
-    return JobResult(success=False, error=JobTimeoutError(f"took longer than {timeout} s"))
+def canceller() -> Callable[[], None]:
+    """Give a function that cancels the running coroutine, from any thread."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - for the type checker
+
+    def cancel() -> None:
+        with suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(task.cancel)
+
+    return cancel
+
+
+def outcome_of(running: RunningJob, result: Any) -> JobResult:
+    """Say how a job ended whose function returned that."""
+    if isinstance(result, JobSignal):
+        return failed(running, result)
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        return failed(running, Permanent("the function is a generator: nothing of it has run"))
+    if running.stopped is StopReason.TIMEOUT:  # it may have ended early, since it was told to
+        return failed(running, None)
+    return JobResult(success=True, result=result)
+
+
+def failed(running: RunningJob, error: BaseException | None) -> JobResult:
+    """Say how a job ended whose function raised that, or did not end at all."""
+    if running.stopped is StopReason.TIMEOUT and not isinstance(error, JobSignal):
+        late = JobTimeoutError(f"took longer than {running.timeout} s")
+        late.__cause__ = error
+        return JobResult(success=False, error=late)
+    return JobResult(success=False, error=error or Permanent("it was given up"))

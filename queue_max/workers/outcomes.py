@@ -1,7 +1,9 @@
 """How a worker's jobs ended: what is written of it, what is counted, and whom it is told."""
 
+import asyncio
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from queue_max.assembly import Services
@@ -11,7 +13,8 @@ from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import Bury, TryAgain
 from queue_max.exceptions import PayloadError
 from queue_max.repositories.unit_of_work import UnitOfWork
-from queue_max.services.dispatcher import Ended
+from queue_max.services.exchange import Ended
+from queue_max.workers.repertoire import Repertoire
 
 logger = logging.getLogger(__name__)
 
@@ -23,24 +26,46 @@ class Account:
         self,
         worker_id: str,
         services: Services,
+        repertoire: Repertoire,
         on_job_complete: Callable[..., object] | None,
         on_job_error: Callable[..., object] | None,
+        wait_for: Callable[[Coroutine[Any, Any, None]], object] = asyncio.run,
     ) -> None:
         self.services = services
+        self.repertoire = repertoire
         self.on_job_complete = on_job_complete
         self.on_job_error = on_job_error
         self.processed = 0
         self.failed = 0
         self.retried = 0
         self.lost = 0
+        self.abandoned = 0
         self.unsettled: set[Lease] = set()
         """Jobs that have ended, whose outcomes are not written yet."""
         self._worker_id = worker_id
+        self._wait_for = wait_for
 
     def tell(self, callback: Callable[..., object], **facts: Any) -> None:
         """Call user code; an error of its own is logged and harms nobody."""
+        self.guard(lambda: callback(worker_id=self._worker_id, **facts))
+
+    async def tell_here(self, callback: Callable[..., object], **facts: Any) -> None:
+        """Call user code on the event loop, as `tell` does, and wait for its end."""
         try:
-            callback(worker_id=self._worker_id, **facts)
+            answer = callback(worker_id=self._worker_id, **facts)
+            if inspect.isawaitable(answer):
+                await answer
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            logger.exception("a callback of worker %s failed", self._worker_id)
+
+    def guard(self, call: Callable[[], object]) -> None:
+        """Call user code, and see to it that what it returns is waited for, if need be."""
+        try:
+            answer = call()
+            if inspect.isawaitable(answer):
+                self._wait_for(_guarded(answer, self._worker_id))
         except BaseException:  # even SystemExit must not end the worker
             logger.exception("a callback of worker %s failed", self._worker_id)
 
@@ -93,6 +118,8 @@ class _Done(_Outcome):
         account = self._account
         account.processed += 1
         account.services.settlement.tell(self.lease)
+        if task := account.repertoire.task_of(self.job):
+            account.guard(lambda: task.succeeded(self._result))
         if account.on_job_complete is not None:
             account.tell(account.on_job_complete, job_id=self.job.id, result=self._result)
 
@@ -115,6 +142,8 @@ class _Failed(_Outcome):
         match self._verdict:
             case Bury():
                 account.failed += 1
+                if task := account.repertoire.task_of(job):
+                    account.guard(lambda: task.failed(self._error))
             case TryAgain(is_counted=True):
                 account.retried += 1
             case _:  # snoozed or cancelled
@@ -126,6 +155,13 @@ class _Failed(_Outcome):
                 error=self._failure.message,
                 permanent=not is_retryable_error(self._error),
             )
+
+
+async def _guarded(answer: Awaitable[object], worker_id: str) -> None:
+    try:
+        await answer
+    except BaseException:
+        logger.exception("a callback of worker %s failed", worker_id)
 
 
 def _text_of(job: Job, result: Any) -> str | None:

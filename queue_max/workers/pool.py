@@ -9,11 +9,11 @@ from typing import Any, Self
 from queue_max import checks
 from queue_max.repeater import Repeater
 from queue_max.workers.autoscaling import Scaling
-from queue_max.workers.worker import Worker
+from queue_max.workers.base import BaseWorker
 
 _POLL = 0.02  # seconds between two looks while waiting for idle workers
 
-WorkerFactory = Callable[[str], Worker]
+WorkerFactory = Callable[[str], BaseWorker]
 
 
 class WorkerPool:
@@ -28,7 +28,7 @@ class WorkerPool:
 
     def __init__(  # noqa: PLR0913 - the contract's
         self,
-        workers: Sequence[Worker] | None = None,
+        workers: Sequence[BaseWorker] | None = None,
         auto_scale: bool = False,
         min_workers: int = 1,
         max_workers: int = 10,
@@ -47,13 +47,13 @@ class WorkerPool:
         self._factory = worker_factory
         self._scaler: Repeater | None = None
         self._model = self.workers[0] if self.workers else None
-        self._retired: list[Worker] = []
+        self._retired: list[BaseWorker] = []
         self._scaled_at = -float("inf")
         self._made = 0
         self._is_started = False
         self._lock = threading.Lock()
 
-    def add_worker(self, worker: Worker) -> None:
+    def add_worker(self, worker: BaseWorker) -> None:
         """Add a worker; it is started at once if the pool is."""
         with self._lock:
             self._model = self._model or worker
@@ -61,7 +61,7 @@ class WorkerPool:
             if self._is_started:
                 worker.start()
 
-    def remove_worker(self, worker: Worker, timeout: float | None = 10.0) -> bool:
+    def remove_worker(self, worker: BaseWorker, timeout: float | None = 10.0) -> bool:
         """Take a worker out and stop it; False when its job still runs after `timeout` seconds."""
         with self._lock:
             self.workers.remove(worker)
@@ -151,12 +151,12 @@ class WorkerPool:
         counts = [queue.services.inspection.counts(at_most=1) for queue in queues]
         return not any(each.pending or each.processing for each in counts)
 
-    def _make_worker(self, model: Worker) -> Worker:
+    def _make_worker(self, model: BaseWorker) -> BaseWorker:
         self._made += 1
         name = f"pool-worker-{self._made}"
         return self._factory(name) if self._factory else model.copy(name)
 
-    def _retire(self, worker: Worker) -> None:
+    def _retire(self, worker: BaseWorker) -> None:
         """Take a worker out without waiting for its job."""
         with self._lock:
             self.workers.remove(worker)
@@ -165,6 +165,6 @@ class WorkerPool:
         worker.request_stop()
 
 
-def _least_missed(workers: Sequence[Worker]) -> Worker:
+def _least_missed(workers: Sequence[BaseWorker]) -> BaseWorker:
     """Choose whom to take out: one without a job, if there is any; the newest of them."""
     return next((each for each in reversed(workers) if not each.get_current_job()), workers[-1])

@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from queue_max import forking
 from queue_max.exceptions import QueueClosedError
@@ -15,6 +15,8 @@ from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 from queue_max.storage import bells
 from queue_max.storage.bells import Bell
+from queue_max.workers.overseer import Employer, Overseer
+from queue_max.workers.repertoire import Repertoire
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ HEAR_FOR = 60.0
 BETWEEN_RINGS = 0.002
 """Seconds for which rings are gathered: a busy process is not to spend its time on hearing them."""
 
+HELD_EVERY = 1.0
+"""Seconds between two looks for jobs that were set aside, and can be run by now."""
+
 TIDY = 60.0
 """Seconds between two rounds of deleting what is no longer needed."""
 
@@ -34,11 +39,24 @@ _of_queue: "weakref.WeakKeyDictionary[Queue, Upkeep]" = weakref.WeakKeyDictionar
 _lock = forking.lock()
 
 
+class Member(Employer, Protocol):
+    """A worker, as far as it is looked after."""
+
+    @property
+    def repertoire(self) -> Repertoire:
+        """What it can run."""
+
+    @property
+    def places(self) -> int:
+        """How many jobs it runs at once."""
+
+
 class Upkeep:
     """Background loops, shared by all workers of a queue while at least one runs."""
 
     def __init__(self, queue: Queue) -> None:
         self._services = queue.services
+        self.overseer = Overseer(queue.services.leases)
         self._workers = 0
         self._loops: list[Repeater] = []
         self._threads: list[threading.Thread] = []
@@ -52,24 +70,27 @@ class Upkeep:
         with _lock:
             return _of_queue.setdefault(queue, cls(queue))
 
-    def join(self) -> None:
+    def join(self, worker: Member) -> None:
         """Note that a worker begins."""
-        self._services.dispatcher.join()
+        self._services.dispatcher.join(worker.repertoire, worker.places)
         with _lock:
             self._workers += 1
+            self.overseer.watch(worker)
             if self._workers == 1:
                 self._start()
 
-    def leave(self) -> None:
+    def leave(self, worker: Member) -> None:
         """Note that a worker has ended."""
-        self._services.dispatcher.leave()
+        self._services.dispatcher.leave(worker.repertoire, worker.places)
         with _lock:
             self._workers -= 1
+            self.overseer.forget(worker)
             if self._workers:
                 return
             loops, threads, bell = self._loops, self._threads, self._bell
             self._stopping.set()
             self._services.dispatcher.wake()
+            self.overseer.wake()
             if bell is not None:
                 bell.ring()
             # Within the lock: a worker that begins just now is to keep its new identity.
@@ -91,6 +112,7 @@ class Upkeep:
 
     def _forget(self) -> None:
         """Begin without workers, in a child of fork: they run in the parent."""
+        self.overseer = Overseer(self._services.leases)
         self._workers = 0
         self._loops = []
         self._threads = []
@@ -122,6 +144,7 @@ class Upkeep:
                 self._services.recovery.recover_silent,
             ),
             Repeater("queue-max-retention", TIDY, self._tidy),
+            Repeater("queue-max-held", HELD_EVERY, self._services.dispatcher.look_for_held),
             Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
         ]
         for loop in self._loops:
@@ -137,6 +160,7 @@ class Upkeep:
     def _works(self) -> Iterator[tuple[Any, ...]]:
         """Give what threads do until they are told to stop: a name, a function, its arguments."""
         yield "queue-max-settling", self._services.dispatcher.tend
+        yield "queue-max-overseer", self.overseer.oversee
         if self._bell is not None:
             yield "queue-max-hearing", self._hear, self._bell
 

@@ -20,6 +20,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "priority": 0,
         "fence": 1,
         "keep_result": None,
+        "timeout": None,
     }
     return sound | changes
 

@@ -1,6 +1,5 @@
 """The Dispatcher: what it hands out, in which order, and that nothing it was given is lost."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -10,19 +9,23 @@ from typing import Any
 import pytest
 from support.clock import FakeClock
 
+from queue_max.domain.events import Events
 from queue_max.domain.failures import WORKER_DIED, Failure
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobStatus
+from queue_max.domain.tasks import Abilities, gate_of, gate_of_job
 from queue_max.exceptions import QueueClosedError, ShardDamagedError, ShardError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services import dispatcher as dispatcher_module
 from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
-from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher, Ended
+from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher
+from queue_max.services.exchange import Ended, Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.storage.sqlite import SqliteDatabase
 
 Add = Callable[..., list[int]]
@@ -34,6 +37,24 @@ two_shards = pytest.mark.parametrize("shard_count", [2])
 three_shards = pytest.mark.parametrize("shard_count", [3])
 
 
+class Knows:
+    """A worker that knows some tasks, and has a function for all other jobs."""
+
+    def __init__(self) -> None:
+        self.known = {gate_of(None)}
+
+    def can_run(self, job: Job) -> bool:
+        return gate_of_job(job) in self.known
+
+    def gates(self) -> set[str]:
+        return self.known
+
+
+@pytest.fixture
+def knows() -> Knows:
+    return Knows()
+
+
 @pytest.fixture
 def dispatcher(
     store: Store,
@@ -41,19 +62,22 @@ def dispatcher(
     retry: RetryService,
     admission: Admission,
     leases: LeaseService,
-    rng: random.Random,
+    events: Events,
+    knows: Knows,
     clock: FakeClock,
 ) -> Dispatcher:
+    abilities = Abilities()
     made = Dispatcher(
-        store,
-        settlement,
+        store.shard_ids,
+        Exchange(store, settlement, retry, leases, abilities),
+        abilities,
+        UnknownTasks(events),
         retry,
         admission,
         leases,
-        rng,
         clock=lambda: clock.now.timestamp(),
     )
-    made.join()
+    made.join(knows)
     return made
 
 
@@ -477,10 +501,14 @@ def test_who_sleeps_is_woken_where_those_awake_do_not_keep_up(
 
 @pytest.mark.parametrize("is_slow", [True, False], ids=["slow", "quick"])
 def test_a_hint_wakes_nobody_where_one_awake_will_soon_come_by(
-    dispatcher: Dispatcher, take: Take, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+    dispatcher: Dispatcher,
+    take: Take,
+    knows: Knows,
+    monkeypatch: pytest.MonkeyPatch,
+    is_slow: bool,
 ) -> None:
     assert take() is None
-    dispatcher.join()  # this thread is one worker, the sleeper is the other
+    dispatcher.join(knows)  # this thread is one worker, the sleeper is the other
     monkeypatch.setattr(Pace, "is_slow", lambda _pace, _now: is_slow)
     sleeper = threading.Thread(target=dispatcher.wait, args=(60.0, threading.Event()))
     sleeper.start()

@@ -673,12 +673,12 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def add_revision(scripts: Path, *body: str) -> History:
     """Add a revision to the history of shards; gives that history."""
     lines = "\n    ".join(body)
-    (scripts / "shard" / "0003_more.py").write_text(
+    (scripts / "shard" / "0999_more.py").write_text(
         "from alembic import op\n"
-        f"revision = '0003'\ndown_revision = {SHARD.head!r}\n"
+        f"revision = '0999'\ndown_revision = {SHARD.head!r}\n"
         f"def upgrade() -> None:\n    {lines}\n"
     )
-    return replace(SHARD, head="0003")
+    return replace(SHARD, head="0999")
 
 
 HALF_WAY = (
@@ -739,7 +739,7 @@ def test_a_revision_that_failed_is_tried_again(
     shutil.rmtree(scripts / "shard" / "__pycache__", ignore_errors=True)
     migrations.upgrade(database, history, backups)
 
-    assert migrations.revision(database, history) == "0003"
+    assert migrations.revision(database, history) == "0999"
 
 
 @both_histories

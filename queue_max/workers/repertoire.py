@@ -1,0 +1,132 @@
+"""What a worker can run: the function it was given, and the tasks that this process has defined."""
+
+import inspect
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+from queue_max.domain.job import Job
+from queue_max.domain.tasks import gate_of, gate_of_job
+from queue_max.exceptions import ConfigurationError
+from queue_max.workers.running import RunningJob
+
+ProcessFunction = Callable[..., Any]
+"""Is given a job's payload, and the running job if it has a parameter `ctx`."""
+
+
+class TaskFunction(Protocol):
+    """A function by a name, as `@task` makes it."""
+
+    @property
+    def task_name(self) -> str:
+        """What jobs call it."""
+
+    @property
+    def version(self) -> int:
+        """Which version of its arguments it takes."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds an attempt may take, if the job does not say."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is a coroutine function."""
+
+    def run(self, payload: Mapping[str, Any], running: RunningJob) -> Any:
+        """Call the function with the arguments of a payload."""
+
+    def succeeded(self, result: Any) -> None:
+        """Hear of a job that is done."""
+
+    def failed(self, error: BaseException) -> None:
+        """Hear of a job that failed for good."""
+
+
+class TaskRegistry:
+    """The tasks of this process, by name and version."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskFunction] = {}
+        self._lock = threading.Lock()
+
+    def add(self, task: TaskFunction, *, replaces: bool) -> None:
+        """Take in a task; raises ConfigurationError where another has its name and version."""
+        gate = gate_of(task.task_name, task.version)
+        with self._lock:
+            if gate in self._tasks and not replaces:
+                raise ConfigurationError(
+                    f"there are two tasks {task.task_name!r} of version {task.version}: give one "
+                    "of them another name, or another version"
+                )
+            self._tasks[gate] = task
+
+    def get(self, gate: str) -> TaskFunction | None:
+        """Give the task of that name and version; None where there is none."""
+        return self._tasks.get(gate)
+
+    def gates(self) -> Collection[str]:
+        """Name all of them."""
+        return self._tasks.keys()
+
+    def names(self) -> list[str]:
+        """Give their names, in order."""
+        return sorted({task.task_name for task in self._tasks.values()})
+
+
+tasks = TaskRegistry()
+"""Of this process."""
+
+
+class Repertoire:
+    """What one worker can run."""
+
+    def __init__(self, function: ProcessFunction | None, registry: TaskRegistry = tasks) -> None:
+        self._function = function
+        self._registry = registry
+        self._takes_context = function is not None and takes_context(function)
+        self._is_async = function is not None and inspect.iscoroutinefunction(
+            getattr(function, "__call__", function)  # noqa: B004 - an object's method may be one
+            if not inspect.isroutine(function)
+            else function
+        )
+
+    def can_run(self, job: Job) -> bool:
+        """Tell whether it can run a job."""
+        if job.task is None:
+            return self._function is not None
+        return self._registry.get(gate_of_job(job)) is not None
+
+    def gates(self) -> Collection[str]:
+        """Name what it can run."""
+        plain = () if self._function is None else (gate_of(None),)
+        return {*plain, *self._registry.gates()}
+
+    def task_of(self, job: Job) -> TaskFunction | None:
+        """Give the task that runs a job; None for the worker's own function."""
+        return None if job.task is None else self._registry.get(gate_of_job(job))
+
+    def is_async(self, job: Job) -> bool:
+        """Tell whether a job's function is a coroutine function."""
+        task = self.task_of(job)
+        return self._is_async if task is None else task.is_async
+
+    def call(self, running: RunningJob) -> Any:
+        """Call a job's function; gives what it returns, which may be awaitable."""
+        job = running.job
+        if job.task is not None:
+            task = self._registry.get(gate_of_job(job))
+            assert task is not None  # noqa: S101 - tasks are never taken out
+            return task.run(job.payload, running)
+        assert self._function is not None  # noqa: S101 - asked for before
+        if self._takes_context:
+            return self._function(job.payload, ctx=running)
+        return self._function(job.payload)
+
+
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Tell whether a function has a parameter `ctx`, for the job that it runs."""
+    try:
+        return "ctx" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        return False
