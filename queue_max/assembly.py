@@ -52,6 +52,7 @@ class Services:
     admission: Admission
     intake: IntakeService
     dispatch: DispatchService
+    exchange: Exchange
     dispatcher: Dispatcher
     leases: LeaseService
     presence: Presence
@@ -160,6 +161,7 @@ def _wire(
         admission=admission,
         intake=IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries),
         dispatch=DispatchService(store, retry, admission, rng),
+        exchange=exchange,
         dispatcher=dispatcher,
         leases=leases,
         presence=presence,

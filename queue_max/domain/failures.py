@@ -44,7 +44,7 @@ class Failure:
         if isinstance(error, str):
             return cls("Error", _storable(error)[:MAX_MESSAGE])
         stack = None
-        if error.__traceback__:
+        if error.__traceback__ or error.__cause__:
             # The end of a traceback names the error; what is cut is the way there.
             stack = _storable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
         name = _storable(type(error).__name__)[:MAX_TYPE]

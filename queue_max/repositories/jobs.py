@@ -223,18 +223,19 @@ class JobRepository:
         """Let a running job wait as if it had not run; False when its lease is lost."""
         return self._release(job, is_counted=False, **self._waiting(at))
 
-    def hold(self, job: Job, by: str) -> bool:
-        """Set a job aside that was claimed and cannot run here; False when its lease is lost."""
-        changes = {"status": _SCHEDULED, "next_retry_at": None, "held_by": by}
-        return self._release(job, is_counted=False, **changes)
-
     def cancel_running(self, job: Job, failure: Failure) -> bool:
         """End a running job as cancelled; False when its lease is lost."""
         return self._leave(job, failure, status=str(JobStatus.CANCELLED), completed_at=self._now)
 
-    def give_back(self, job: Job) -> bool:
-        """Make a job pending that was claimed and not started; False when its lease is lost."""
-        return self.snooze(job, self._now)
+    def give_back(self, job: Job, held_by: str | None = None) -> bool:
+        """Make a job pending that was claimed and not started; False when its lease is lost.
+
+        Where something holds it, it is scheduled instead, for no certain time.
+        """
+        if held_by is None:
+            return self.snooze(job, self._now)
+        held = {"status": _SCHEDULED, "next_retry_at": None, "held_by": held_by}
+        return self._release(job, is_counted=False, **held)
 
     def fail(self, job: Job, failure: Failure) -> bool:
         """Mark a job as failed for good, beside its dead letter; False when its lease is lost."""

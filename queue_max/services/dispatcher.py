@@ -18,7 +18,6 @@ from queue_max import forking
 from queue_max.domain.job import Job, JobPriority
 from queue_max.domain.tasks import Abilities, Ability
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
-from queue_max.repositories.claims import PROMOTED_AT_ONCE
 from queue_max.services.admission import Admission
 from queue_max.services.exchange import Ended, Exchange, Harvest, may_wait
 from queue_max.services.leases import LeaseService
@@ -204,15 +203,6 @@ class Dispatcher:
                 return
             except Exception:
                 logger.exception("what has ended could not be settled; another try follows")
-
-    def look_for_held(self) -> None:
-        """Let jobs run that were set aside because nobody knew their tasks, where one does now."""
-        for shard in self._shards:
-            with suppress(ShardError):
-                while number := self._exchange.release_held(shard.id):
-                    self.hint(shard.id)
-                    if number < PROMOTED_AT_ONCE:
-                        break
 
     def flush(self) -> None:
         """Settle all that has ended, as far as its shards serve."""

@@ -104,7 +104,10 @@ class Exchange:
             return Prospect(has_due, math.inf if has_due else _due_in(unit))
 
     def release_held(self, shard_id: int) -> int:
-        """Let jobs of a shard run that were held, for want of what is known here."""
+        """Let jobs of a shard run that were held, for want of what is known here.
+
+        Gives how many, a bounded number.
+        """
         gates = self._abilities.gates()
         with self._store.reading(shard_id) as unit:
             if not unit.claims.has_held(gates):
@@ -139,7 +142,7 @@ class Exchange:
                 harvest.buried.append((job, failure, verdict))
         elif not self._abilities.can_run(job):
             gate = gate_of_job(job)
-            unit.jobs.hold(job, gate)
+            unit.jobs.give_back(job, held_by=gate)
             harvest.held.append(gate)
         elif harvest.claimed and not may_wait(job):
             unit.jobs.give_back(job)

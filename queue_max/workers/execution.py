@@ -8,7 +8,7 @@ from typing import Any
 
 from queue_max.domain.job import JobResult
 from queue_max.exceptions import JobSignal, JobTimeoutError, Permanent
-from queue_max.workers.running import RunningJob, StopReason
+from queue_max.workers.running import RunningJob
 
 
 def run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
@@ -18,8 +18,6 @@ def run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
     """
     try:
         result = call(running)
-        if result is None and running.stopped is None:
-            return JobResult(success=True)
         if inspect.isawaitable(result):
             result = asyncio.run(_wait_for(result, running))
         return outcome_of(running, result)
@@ -46,18 +44,20 @@ def canceller() -> Callable[[], None]:
 
 def outcome_of(running: RunningJob, result: Any) -> JobResult:
     """Say how a job ended whose function returned that."""
+    if result is None and running.timeout is None:  # as nearly always
+        return JobResult(success=True)
     if isinstance(result, JobSignal):
         return failed(running, result)
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         return failed(running, Permanent("the function is a generator: nothing of it has run"))
-    if running.stopped is StopReason.TIMEOUT:  # it may have ended early, since it was told to
+    if running.is_late:  # it may have ended early, since it was told to
         return failed(running, None)
     return JobResult(success=True, result=result)
 
 
 def failed(running: RunningJob, error: BaseException | None) -> JobResult:
     """Say how a job ended whose function raised that, or did not end at all."""
-    if running.stopped is StopReason.TIMEOUT and not isinstance(error, JobSignal):
+    if running.is_late and not isinstance(error, JobSignal):
         late = JobTimeoutError(f"took longer than {running.timeout} s")
         late.__cause__ = error
         return JobResult(success=False, error=late)

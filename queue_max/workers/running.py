@@ -28,18 +28,14 @@ class StopReason(StrEnum):
     """Its worker has to leave."""
 
 
-class RunningJob:
-    """The job that runs just now: what its function may ask, and what ends it.
-
-    `timeout` is how many seconds the attempt may take; None for as long as it likes.
-    """
+class Run:
+    """One run of a job: when it is to stop, how it is told, and who notes that it has ended."""
 
     __slots__ = (
-        *("_interrupt", "_open", "_services", "begun", "deadline", "job", "stopped", "stopped_at"),
-        "timeout",
+        *("_interrupt", "_open", "begun", "deadline", "job", "stopped", "stopped_at", "timeout"),
     )
 
-    def __init__(self, job: Job, services: Services, timeout: float | None = None) -> None:
+    def __init__(self, job: Job, timeout: float | None) -> None:
         self.job = job
         self.timeout = timeout
         self.begun = time.monotonic()
@@ -47,9 +43,55 @@ class RunningJob:
         self.stopped: StopReason | None = None
         """Why it was told to stop, if it was."""
         self.stopped_at = math.inf
-        self._services = services
         self._interrupt: Callable[[], object] | None = None
         self._open = [None]
+
+    def end(self) -> bool:
+        """End it; False when that was done already. Of two threads, one gets True."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its outcome is known."""
+        return not self._open
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has taken longer than it may, told or not."""
+        if self.timeout is None or self.stopped not in {None, StopReason.TIMEOUT}:
+            return False
+        return self.stopped is not None or time.monotonic() >= self.deadline
+
+    def stop(self, reason: StopReason) -> None:
+        """Tell the function to stop, and interrupt it where that is possible."""
+        if self.stopped is None:
+            self.stopped_at = time.monotonic()
+            self.stopped = reason
+            if self._interrupt is not None:
+                self._interrupt()
+
+    def on_stop(self, interrupt: Callable[[], object]) -> None:
+        """Have that called when it is told to stop, at once if it was; from any thread."""
+        self._interrupt = interrupt
+        if self.stopped is not None:
+            interrupt()
+
+
+class RunningJob(Run):
+    """The job that runs just now: what its function may ask, and tell.
+
+    `timeout` is how many seconds the attempt may take; None for as long as it likes.
+    """
+
+    __slots__ = ("_services",)
+
+    def __init__(self, job: Job, services: Services, timeout: float | None = None) -> None:
+        super().__init__(job, timeout)
+        self._services = services
 
     @property
     def id(self) -> int:
@@ -119,33 +161,6 @@ class RunningJob:
     def begin(self) -> None:
         """Be the current job of this thread's context, and of what it starts from there."""
         _current.set(self)
-
-    def end(self) -> bool:
-        """End it; False when that was done already. Of two threads, one gets True."""
-        try:
-            self._open.pop()
-        except IndexError:
-            return False
-        return True
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its outcome is known."""
-        return not self._open
-
-    def stop(self, reason: StopReason) -> None:
-        """Tell the function to stop, and interrupt it where that is possible."""
-        if self.stopped is None:
-            self.stopped_at = time.monotonic()
-            self.stopped = reason
-            if self._interrupt is not None:
-                self._interrupt()
-
-    def on_stop(self, interrupt: Callable[[], object]) -> None:
-        """Have that called when it is told to stop, at once if it was; from any thread."""
-        self._interrupt = interrupt
-        if self.stopped is not None:
-            interrupt()
 
 
 class _JobLogger(logging.LoggerAdapter[logging.Logger]):

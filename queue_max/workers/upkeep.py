@@ -7,10 +7,11 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from queue_max import forking
-from queue_max.exceptions import QueueClosedError
+from queue_max.exceptions import QueueClosedError, ShardError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 from queue_max.storage import bells
@@ -121,6 +122,13 @@ class Upkeep:
     def _tidy(self) -> None:
         self._services.retention.tidy()
 
+    def _release_held(self) -> None:
+        """Let jobs run that were set aside because nobody knew their tasks, where one does now."""
+        for shard_id in self._services.store.shard_ids:
+            with suppress(ShardError):  # another try follows
+                while self._services.exchange.release_held(shard_id):
+                    self._services.dispatcher.hint(shard_id)
+
     def _start(self) -> None:
         settings, presence = self._services.settings, self._services.presence
         self._bell = None
@@ -144,7 +152,7 @@ class Upkeep:
                 self._services.recovery.recover_silent,
             ),
             Repeater("queue-max-retention", TIDY, self._tidy),
-            Repeater("queue-max-held", HELD_EVERY, self._services.dispatcher.look_for_held),
+            Repeater("queue-max-held", HELD_EVERY, self._release_held),
             Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
         ]
         for loop in self._loops:

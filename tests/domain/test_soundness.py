@@ -48,6 +48,7 @@ def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
         ({"fence": None}, "its fence is not a whole number"),
         ({"status": "peNding"}, "its status is none there is"),
         ({"keep_result": "long"}, "its keep_result is not a number"),
+        ({"timeout": "long"}, "its timeout is not a number"),
     ],
 )
 def test_what_is_damaged_in_a_row_is_named(changes: dict[str, Any], said: str) -> None:

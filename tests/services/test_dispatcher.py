@@ -15,7 +15,7 @@ from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobStatus
 from queue_max.domain.tasks import Abilities, gate_of, gate_of_job
 from queue_max.exceptions import QueueClosedError, ShardDamagedError, ShardError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
-from queue_max.services import dispatcher as dispatcher_module
+from queue_max.services import exchange as exchange_module
 from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher
@@ -449,7 +449,7 @@ def test_when_the_store_is_closed_the_outcomes_stay(
 def test_a_locked_shard_does_not_hold_up_the_others(
     take: Take, add: Add, locked: Locked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher_module, "LOCK_WAIT", 0.001)
+    monkeypatch.setattr(exchange_module, "LOCK_WAIT", 0.001)
     add(2, shard_id=0)
     ids = add(2, shard_id=1)
     with locked(0):

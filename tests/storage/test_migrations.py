@@ -245,7 +245,10 @@ def ddl_of_sqlite(database: Database) -> dict[str, str]:
             "SELECT name, sql FROM sqlite_master "
             "WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'alembic%'"
         ).all()
-    return {name: re.sub(r'[\s"]+', " ", sql).replace("( ", "(") for name, sql in found}
+    return {
+        name: re.sub(r'[\s"]+', " ", sql).replace("( ", "(").replace(" )", ")").replace(" ,", ",")
+        for name, sql in found
+    }
 
 
 ON_POSTGRESQL = {

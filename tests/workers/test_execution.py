@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,11 @@ from queue_max import (
     Snooze,
     is_retryable_error,
 )
-from queue_max.workers.execution import run
+from queue_max.workers import execution
+from queue_max.workers.running import RunningJob, StopReason
 
-# A time limit that no job here reaches, and one that all reach that block.
-AMPLE, SHORT = 30.0, 0.02
+# A time limit that no job here reaches.
+AMPLE = 30.0
 
 LIMITS = pytest.mark.parametrize("timeout", [None, AMPLE])
 
@@ -34,6 +36,16 @@ SPARES_NOTHING = [
 @pytest.fixture
 def job() -> Job:
     return Job(7, {"n": 2}, worker_id="worker-1", shard_id=3)
+
+
+def run(
+    function: Callable[..., Any], job: Job, timeout: float | None = None, *, late: bool = False
+) -> JobResult:
+    """Run a function for a job; a late one was told before that its time is over."""
+    running = RunningJob(job, None, timeout)  # type: ignore[arg-type]
+    if late:
+        running.stop(StopReason.TIMEOUT)
+    return execution.run(lambda running: function(running.job.payload), running)
 
 
 def double(payload: dict[str, Any]) -> int:
@@ -98,8 +110,6 @@ def test_the_error_keeps_its_traceback(job: Job, timeout: float | None) -> None:
 
 
 def test_a_cancelled_coroutine_is_a_failure(job: Job) -> None:
-    import asyncio
-
     outcome = run(async_raiser(asyncio.CancelledError()), job)
     assert isinstance(outcome.error, asyncio.CancelledError)
 
@@ -109,55 +119,37 @@ def test_a_coroutine_finds_no_other_loop_and_leaves_none(job: Job) -> None:
     assert run(double_later, job).success
 
 
-@LIMITS
-def test_an_outcome_tells_who_ran_the_job_and_how_long(job: Job, timeout: float | None) -> None:
-    outcome = run(double, job, timeout)
-    assert isinstance(outcome, JobResult)
-    assert outcome.worker_id == "worker-1"
-    assert outcome.execution_time >= 0
-
-
-def test_a_job_that_takes_too_long_fails_while_its_function_goes_on(
-    job: Job, caplog: pytest.LogCaptureFixture
-) -> None:
-    release, ended = threading.Event(), threading.Event()
-
-    def block(payload: object) -> None:
-        release.wait(30)
-        ended.set()
-
-    outcome = run(block, job, SHORT)
-    assert not ended.is_set()
+@pytest.mark.parametrize("function", [double, double_later], ids=["function", "coroutine"])
+def test_who_ends_after_the_time_is_over_has_failed(job: Job, function: Any) -> None:
+    outcome = run(function, job, 0.5, late=True)
     assert isinstance(outcome.error, JobTimeoutError)
     assert isinstance(outcome.error, TimeoutError)
     assert is_retryable_error(outcome.error)
-    assert str(SHORT) in str(outcome.error)
-    assert outcome.execution_time >= SHORT
-    assert f"job {job.key} goes on" in caplog.text
-    release.set()
-    assert ended.wait(30)
+    assert "0.5 s" in str(outcome.error)
 
 
-def test_a_function_that_outlived_its_time_does_not_hurt_the_next_job(job: Job) -> None:
-    release = threading.Event()
-    try:
-        assert not run(lambda payload: release.wait(30), job, SHORT).success
-        for _ in range(3):
-            assert run(double, job, AMPLE).result == 4
-    finally:
-        release.set()
+def test_what_it_raised_when_its_time_was_over_is_the_cause(job: Job) -> None:
+    error = ValueError("half done")
+    outcome = run(raiser(error), job, 0.5, late=True)
+    assert isinstance(outcome.error, JobTimeoutError)
+    assert outcome.error.__cause__ is error
 
 
-def test_a_function_that_outlived_its_time_does_not_keep_the_process_alive(job: Job) -> None:
-    release = threading.Event()
-    before = set(threading.enumerate())
-    try:
-        run(lambda payload: release.wait(30), job, SHORT)
-        left = set(threading.enumerate()) - before
-        assert len(left) == 1
-        assert all(thread.daemon for thread in left)
-    finally:
-        release.set()
+def test_what_a_late_function_asks_for_is_done(job: Job) -> None:
+    asked = Snooze(3)
+    assert run(raiser(asked), job, 0.5, late=True).error is asked
+
+
+def test_a_coroutine_that_is_told_to_stop_is_cancelled(job: Job) -> None:
+    running = RunningJob(job, None, AMPLE)  # type: ignore[arg-type]
+
+    async def wait_for_ever(payload: object) -> None:
+        threading.Thread(target=running.stop, args=[StopReason.TIMEOUT]).start()
+        await asyncio.Event().wait()
+
+    outcome = execution.run(lambda running: wait_for_ever(running.job.payload), running)
+    assert isinstance(outcome.error, JobTimeoutError)
+    assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
 
 
 def test_without_a_limit_the_function_runs_in_the_thread_of_its_worker(job: Job) -> None:

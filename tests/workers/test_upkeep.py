@@ -3,15 +3,23 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from queue_max import Queue
 from queue_max.repeater import Repeater
+from queue_max.workers.repertoire import Repertoire
 from queue_max.workers.upkeep import Upkeep
 
 MakeQueue = Callable[..., Queue]
 Eventually = Callable[[Callable[[], object]], None]
+
+IDLE: Any = SimpleNamespace(
+    repertoire=Repertoire(print), places=1, stop_grace=1.0, running=list, abandon=print
+)
+"""A worker that runs nothing."""
 
 BOTH = ["queue-max-heartbeat", "queue-max-recovery"]
 
@@ -31,7 +39,7 @@ def upkeep(quick_queue: Queue) -> Iterator[Upkeep]:
     yield upkeep
     for _ in BOTH:
         if loops():
-            upkeep.leave()
+            upkeep.leave(IDLE)
 
 
 def loops() -> list[str]:
@@ -50,12 +58,12 @@ def test_nothing_runs_before_a_worker_begins(upkeep: Upkeep) -> None:
 
 
 def test_the_loops_run_from_the_first_worker_to_the_last(upkeep: Upkeep) -> None:
-    upkeep.join()
-    upkeep.join()
+    upkeep.join(IDLE)
+    upkeep.join(IDLE)
     assert loops() == BOTH
-    upkeep.leave()
+    upkeep.leave(IDLE)
     assert loops() == BOTH
-    upkeep.leave()
+    upkeep.leave(IDLE)
     assert loops() == []
 
 
@@ -63,19 +71,19 @@ def test_without_fifos_no_thread_listens_for_other_processes(
     upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
     monkeypatch.setattr("queue_max.storage.bells.ARE_POSSIBLE", False)
-    upkeep.join()
+    upkeep.join(IDLE)
     try:
         assert [path.suffix for path in (data_dir / "workers").iterdir()] == [".lock"]
         assert "queue-max-hearing" not in {thread.name for thread in threading.enumerate()}
     finally:
-        upkeep.leave()
+        upkeep.leave(IDLE)
 
 
 def test_the_loops_start_again_with_the_next_worker(upkeep: Upkeep) -> None:
     for _ in range(3):
-        upkeep.join()
+        upkeep.join(IDLE)
         assert loops() == BOTH
-        upkeep.leave()
+        upkeep.leave(IDLE)
         assert loops() == []
 
 
@@ -89,11 +97,11 @@ def test_the_leases_held_in_this_process_are_renewed(
     assert job is not None
     queue.services.leases.hold(job.lease)
     upkeep = Upkeep.of(queue)
-    upkeep.join()
+    upkeep.join(IDLE)
     try:
         eventually(lambda: queue.get_processing_jobs()[0].heartbeat != job.heartbeat)
     finally:
-        upkeep.leave()
+        upkeep.leave(IDLE)
 
 
 def test_jobs_of_silent_workers_are_recovered(
@@ -101,7 +109,7 @@ def test_jobs_of_silent_workers_are_recovered(
 ) -> None:
     quick_queue.enqueue({})
     quick_queue.pop_job("silent")
-    upkeep.join()
+    upkeep.join(IDLE)
     eventually(lambda: quick_queue.get_pending_count() == 1)
 
 
@@ -116,7 +124,7 @@ def test_jobs_of_silent_workers_are_recovered_in_the_end_whatever_happens_meanwh
 
     quick_queue.on("job_retried", fail)
     quick_queue.enqueue_batch([{"payload": {}}] * 2)
-    upkeep.join()
+    upkeep.join(IDLE)
     quick_queue.pop_job("silent")
     eventually(lambda: quick_queue.get_stats()["pending"] == 2)
     quick_queue.pop_job("silent")
@@ -137,18 +145,18 @@ def test_what_is_kept_no_longer_is_tidied_away(
     queue.fail_job(job.id, job.shard_id, "never", permanent=True)
     queue.cancel(queue.enqueue({}))
     upkeep = Upkeep.of(queue)
-    upkeep.join()
+    upkeep.join(IDLE)
     try:
         eventually(lambda: not queue.list_jobs() and not queue.dead_letters.list())
     finally:
-        upkeep.leave()
+        upkeep.leave(IDLE)
 
 
 def test_an_upkeep_does_not_keep_its_queue(data_dir: object) -> None:
     queue = Queue(shards=1, data_dir=str(data_dir))
     upkeep = Upkeep.of(queue)
-    upkeep.join()
-    upkeep.leave()
+    upkeep.join(IDLE)
+    upkeep.leave(IDLE)
     gone = weakref.ref(queue)
     del queue, upkeep
     gc.collect()
@@ -166,11 +174,11 @@ def test_leases_are_renewed_in_time_whatever_the_settings_say(
     assert job is not None
     queue.services.leases.hold(job.lease)
     upkeep = Upkeep.of(queue)
-    upkeep.join()
+    upkeep.join(IDLE)
     try:
         eventually(lambda: queue.services.leases.last_renewal)
     finally:
-        upkeep.leave()
+        upkeep.leave(IDLE)
 
 
 def test_a_worker_that_begins_while_the_last_one_leaves_keeps_its_identity(
@@ -178,18 +186,18 @@ def test_a_worker_that_begins_while_the_last_one_leaves_keeps_its_identity(
 ) -> None:
     queue = make_queue(shards=1)
     upkeep = Upkeep.of(queue)
-    upkeep.join()
+    upkeep.join(IDLE)
     stop = Repeater.stop
 
     def stop_while_another_begins(loop: Repeater) -> None:
         monkeypatch.setattr(Repeater, "stop", stop)
-        upkeep.join()
+        upkeep.join(IDLE)
         loop.stop()
 
     monkeypatch.setattr(Repeater, "stop", stop_while_another_begins)
-    upkeep.leave()
+    upkeep.leave(IDLE)
     try:
         assert queue.services.presence.identity is not None
     finally:
-        upkeep.leave()
+        upkeep.leave(IDLE)
     assert queue.services.presence.identity is None
