@@ -34,6 +34,8 @@ from queue_max.exceptions import (
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter, RateLimitUnit
 from queue_max.queue import Queue
+from queue_max.tasks.binding import default_queue, set_default_queue
+from queue_max.tasks.task import Task, task
 from queue_max.workers.async_worker import AsyncWorker
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.running import RunningJob, current_job
@@ -81,9 +83,13 @@ __all__ = [
     "ShardMissingError",
     "ShardNotFoundError",
     "Snooze",
+    "Task",
     "Worker",
     "WorkerPool",
     "WorkerState",
     "current_job",
+    "default_queue",
     "is_retryable_error",
+    "set_default_queue",
+    "task",
 ]

@@ -341,7 +341,8 @@ class Queue:
         """Tell how the queue is: counts of jobs, limits and health.
 
         `pending` includes the `scheduled`, which are not due yet; `completed` counts since the
-        queue was made. Jobs in `unavailable_shards`, which cannot be read, are not counted.
+        queue was made; `held` of the scheduled ones wait for a worker that knows their task.
+        Jobs in `unavailable_shards`, which cannot be read, are not counted.
         Where a shard has more than 10,000 jobs in a state, its counts may be older than now: by
         a hundred times as long as it takes to count them, a few seconds for a million.
         """

@@ -1020,6 +1020,7 @@ def test_stats_tell_all_that_the_contract_names_and_more(make_queue: MakeQueue) 
     assert stats == {
         "pending": 0,
         "scheduled": 0,
+        "held": 0,
         "processing": 0,
         "failed": 0,
         "completed": 0,
@@ -1038,7 +1039,7 @@ def test_stats_count_the_scheduled_among_the_pending(mixed_queue: Queue) -> None
     stats = mixed_queue.get_stats()
     counts = {name: stats[name] for name in ("pending", "scheduled", "processing", "failed")}
     assert counts == {"pending": 3, "scheduled": 1, "processing": 1, "failed": 1}
-    assert mixed_queue.shard_manager.get_stats(0) == counts | {"completed": 0}
+    assert mixed_queue.shard_manager.get_stats(0) == counts | {"completed": 0, "held": 0}
 
 
 def test_a_job_that_waits_for_its_next_attempt_counts_as_pending(queue: Queue) -> None:

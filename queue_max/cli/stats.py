@@ -8,6 +8,7 @@ from queue_max.cli.base import json_option, open_queue, queue_options
 _METRICS = {
     "pending": "Pending",
     "scheduled": "  of these scheduled",
+    "held": "  of these set aside",
     "processing": "Processing",
     "failed": "Failed",
     "completed": "Completed",

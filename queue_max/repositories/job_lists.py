@@ -52,14 +52,15 @@ _in_state = [
     jobs.c.status == SCHEDULED,
     jobs.c.status == PROCESSING,
     and_(jobs.c.status == FAILED, jobs.c.completed_at.is_not(None)),
+    and_(jobs.c.status == SCHEDULED, jobs.c.held_by.is_not(None)),
 ]
-_pending, _scheduled, _processing, _failed = (
+_pending, _scheduled, _processing, _failed, _held = (
     select(func.count())
     .select_from(select(jobs.c.id).where(is_so).limit(_up_to).subquery())
     .scalar_subquery()
     for is_so in _in_state
 )
-_counts = select(_pending, _scheduled, _processing, _failed)
+_counts = select(_pending, _scheduled, _processing, _failed, _held)
 _count_waiting = select(_pending + _scheduled)
 
 _is_dead_letter = exists().where(dead_letters.c.job_id == jobs.c.id)
@@ -84,12 +85,16 @@ _delete_listed = Compiled(delete(jobs).where(jobs.c.id.in_(listed("job_ids"))))
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many jobs of a shard are in which state; `scheduled` wait, and are not in `pending`."""
+    """How many jobs of a shard are in which state; `scheduled` wait, and are not in `pending`.
+
+    Of the scheduled ones, `held` wait for something else than their time.
+    """
 
     pending: int = 0
     scheduled: int = 0
     processing: int = 0
     failed: int = 0
+    held: int = 0
 
     @property
     def largest(self) -> int:
@@ -107,6 +112,7 @@ class Counts:
             self.scheduled + other.scheduled,
             self.processing + other.processing,
             self.failed + other.failed,
+            self.held + other.held,
         )
 
 
@@ -121,6 +127,16 @@ class JobListRepository:
     def counts(self, at_most: int = ALL) -> Counts:
         """Count the jobs by state, in none of them further than `at_most`."""
         return Counts(*self._connection.execute(_counts, {"at_most": at_most}).one())
+
+    def count_held(self) -> dict[str, int]:
+        """Count the jobs that wait for something else than their time, by what holds them."""
+        query = (
+            select(jobs.c.held_by, func.count())
+            .where(jobs.c.status == SCHEDULED, jobs.c.held_by.is_not(None))
+            .group_by(jobs.c.held_by)
+            .order_by(jobs.c.held_by)
+        )
+        return {row[0]: row[1] for row in self._connection.execute(query)}
 
     def count_waiting(self, at_most: int) -> int:
         """Count the jobs that are pending or scheduled, but not further than `at_most`."""

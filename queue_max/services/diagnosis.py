@@ -3,10 +3,12 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from queue_max.domain.tasks import missing
 from queue_max.exceptions import ShardError
 from queue_max.repositories.unit_of_work import Store
 from queue_max.storage import driver, filesystem, migrations
@@ -71,9 +73,14 @@ class Diagnosis:
         if control is None:
             yield _NO_MAP
             return
+        store = Store(shards)
         for database in (control, *shards):
-            fault = self._fault(database)
-            yield fault or Finding(database.label, Level.OK, "can be read")
+            if fault := self._fault(database):
+                yield fault
+                continue
+            yield Finding(database.label, Level.OK, "can be read")
+            if database is not control:
+                yield from _held(store, database)
 
     def examine(self) -> Findings:
         """Look at all there is, and read every page of every file."""
@@ -100,6 +107,7 @@ class Diagnosis:
             faults.append(_long_log(shard))
         found = [each for each in faults if each is not None]
         yield from found or [Finding(shard.label, Level.OK, "is sound, and so are all its jobs")]
+        yield from _held(store, shard)
 
     def _databases(self) -> tuple[Database | None, Sequence[Database]]:
         """Find the control database, if there is one, and the shards it knows of."""
@@ -190,6 +198,18 @@ class Diagnosis:
                 Level.WARNING,
                 f"{stale} jobs run whose workers are silent",
                 "workers take them over by themselves: start one",
+            )
+
+
+def _held(store: Store, shard: Database) -> Findings:
+    """Look for jobs that nobody who has seen them could run."""
+    with suppress(ShardError), store.reading(shard.shard_id or 0) as unit:
+        for gate, number in unit.job_lists.count_held().items():
+            yield Finding(
+                shard.label,
+                Level.WARNING,
+                f"{number} jobs wait for {missing(gate)}",
+                "start one: `queue-max worker --app MODULE` imports the tasks of a module",
             )
 
 

@@ -305,7 +305,7 @@ class BaseWorker(ABC):
         timeout = job.timeout_seconds
         if timeout is None and task is not None:
             timeout = task.timeout
-        return RunningJob(job, self._services, self.job_timeout if timeout is None else timeout)
+        return RunningJob(job, self.queue, self.job_timeout if timeout is None else timeout)
 
     def _expect(self, running: RunningJob) -> None:
         """Have a job that runs from now on told when its time is over."""

@@ -22,6 +22,10 @@ class TaskFunction(Protocol):
         """What jobs call it."""
 
     @property
+    def origin(self) -> tuple[str, str]:
+        """Where its function stands: its file, and its name there."""
+
+    @property
     def version(self) -> int:
         """Which version of its arguments it takes."""
 
@@ -50,14 +54,18 @@ class TaskRegistry:
         self._tasks: dict[str, TaskFunction] = {}
         self._lock = threading.Lock()
 
-    def add(self, task: TaskFunction, *, replaces: bool) -> None:
-        """Take in a task; raises ConfigurationError where another has its name and version."""
+    def add(self, task: TaskFunction) -> None:
+        """Take in a task, or the same one again, as when a module is loaded anew.
+
+        Raises ConfigurationError where another has its name and version.
+        """
         gate = gate_of(task.task_name, task.version)
         with self._lock:
-            if gate in self._tasks and not replaces:
+            known = self._tasks.setdefault(gate, task)
+            if known.origin != task.origin:
                 raise ConfigurationError(
-                    f"there are two tasks {task.task_name!r} of version {task.version}: give one "
-                    "of them another name, or another version"
+                    f"there are two tasks {task.task_name!r} of version {task.version}, in "
+                    f"{known.origin[0]} and {task.origin[0]}: give one of them another name"
                 )
             self._tasks[gate] = task
 

@@ -8,9 +8,9 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any
 
-from queue_max.assembly import Services
 from queue_max.domain.job import Job
 from queue_max.exceptions import JobNotFoundError, LeaseLostError, QueueError
+from queue_max.queue import Queue
 
 logger = logging.getLogger("queue_max.job")
 
@@ -87,11 +87,12 @@ class RunningJob(Run):
     `timeout` is how many seconds the attempt may take; None for as long as it likes.
     """
 
-    __slots__ = ("_services",)
+    __slots__ = ("queue",)
 
-    def __init__(self, job: Job, services: Services, timeout: float | None = None) -> None:
+    def __init__(self, job: Job, queue: Queue, timeout: float | None = None) -> None:
         super().__init__(job, timeout)
-        self._services = services
+        self.queue = queue
+        """Where it came from; what it enqueues goes there, if nothing else is said."""
 
     @property
     def id(self) -> int:
@@ -142,7 +143,7 @@ class RunningJob(Run):
         Asks the database each time.
         """
         try:
-            found = self._services.inspection.find(self.job)
+            found = self.queue.services.inspection.find(self.job)
         except JobNotFoundError:
             return True
         return not found.is_processing or found.fence != self.job.fence
@@ -150,12 +151,14 @@ class RunningJob(Run):
     def update_progress(self, percent: float) -> None:
         """Note how far the job is, from 0 to 100; LeaseLostError when it counts no more."""
         job = self.job
-        self._services.settlement.update_progress(job.id, job.shard_id, percent, fence=job.fence)
+        self.queue.services.settlement.update_progress(
+            job.id, job.shard_id, percent, fence=job.fence
+        )
 
     def heartbeat(self) -> None:
         """Prolong the lease now; LeaseLostError when it is lost. Workers do so by themselves."""
         job = self.job
-        if not self._services.leases.renew_one(job.lease):
+        if not self.queue.services.leases.renew_one(job.lease):
             raise LeaseLostError(job.id, job.shard_id, job.fence)
 
     def begin(self) -> None:
@@ -190,3 +193,9 @@ def current_job() -> RunningJob:
         return _current.get()
     except LookupError:
         raise QueueError("no worker runs a job here") from None
+
+
+def running_queue() -> Queue | None:
+    """Give the queue of the job that runs in this context; None where none does."""
+    running = _current.get(None)
+    return None if running is None else running.queue

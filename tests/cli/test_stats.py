@@ -48,6 +48,7 @@ def test_a_table_counts_the_jobs(cli: Cli, mixed_queue: Queue) -> None:
     assert cells[2:] == [
         ("Pending", "2"),
         ("of these scheduled", "1"),
+        ("of these set aside", "0"),
         ("Processing", "1"),
         ("Failed", "1"),
         ("Completed", "1"),
@@ -85,6 +86,7 @@ def test_one_shard_can_be_counted_alone(cli: Cli, mixed_queue: Queue) -> None:
     assert json.loads(result.stdout) == {
         "pending": 0,
         "scheduled": 0,
+        "held": 0,
         "processing": 1,
         "failed": 1,
         "completed": 0,

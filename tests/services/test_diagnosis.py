@@ -191,3 +191,14 @@ def test_the_library_is_told(
 ) -> None:
     monkeypatch.setattr(driver, "has_wal_reset_bug", lambda _version: has_bug)
     assert [each.level for each in diagnosis.examine() if each.subject == "SQLite"] == [level]
+
+
+def test_jobs_that_nobody_could_run_are_named(diagnosis: Diagnosis, folder: Path) -> None:
+    held = "UPDATE fila SET status = 'scheduled', held_by = 'task:mail.send@2'"
+    execute(folder / "shard_1.db", held)
+    for found in (diagnosis.health(), diagnosis.examine()):
+        (finding,) = [each for each in found if "mail.send" in each.what]
+        assert (finding.subject, finding.level) == ("shard 1", Level.WARNING)
+        assert finding.what == "2 jobs wait for a worker that knows the task mail.send, version 2"
+        assert finding.remedy is not None
+        assert "--app MODULE" in finding.remedy

@@ -1,0 +1,1 @@
+"""Decorators: functions that are called here and now, or enqueued for a worker to run."""

@@ -1,0 +1,37 @@
+"""Which queue tasks use that were not given one."""
+
+import threading
+from collections.abc import Callable
+
+from queue_max import checks
+from queue_max.exceptions import ConfigurationError
+from queue_max.queue import Queue
+from queue_max.workers.running import running_queue
+
+_lock = threading.Lock()
+_default: Queue | Callable[[], Queue] | None = None
+
+
+def set_default_queue(queue: Queue | Callable[[], Queue] | None) -> None:
+    """Let all tasks that were not given a queue use this one.
+
+    A function is called when a task is enqueued, each time anew. None: one that is opened by the
+    settings, when it is first used.
+    """
+    global _default
+    if queue is not None and not isinstance(queue, Queue) and not callable(queue):
+        raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue, or give one")
+    with _lock:
+        _default = queue
+
+
+def default_queue() -> Queue:
+    """Give the queue of tasks that were not given one; within a job, that of its worker."""
+    global _default
+    if (queue := running_queue()) is not None:
+        return queue
+    with _lock:
+        if _default is None:
+            _default = Queue()
+        found = _default
+    return found if isinstance(found, Queue) else found()

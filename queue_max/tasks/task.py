@@ -1,0 +1,280 @@
+"""`@task`: a function that can be called, or enqueued for a worker to run."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+
+from queue_max import checks
+from queue_max.domain.clock import from_text, to_text, utc_now
+from queue_max.domain.job import DEFAULT_RETRY_DELAY, JobHandle
+from queue_max.domain.retry import RetryPolicy
+from queue_max.domain.tasks import FIRST_VERSION
+from queue_max.exceptions import ConfigurationError, InvalidJobError
+from queue_max.queue import Queue
+from queue_max.tasks.binding import default_queue
+from queue_max.tasks.function import Callbacks, TaskFunction, name_of
+from queue_max.workers.repertoire import tasks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What is said of each job of a task; the words of `Queue.enqueue`."""
+
+    queue: Queue | None = None
+    priority: int = 0
+    max_retries: int | None = None
+    timeout: float | None = None
+    retry_delay: int = DEFAULT_RETRY_DELAY
+    retry: RetryPolicy | None = None
+    pagina_id: int | None = None
+    unique_key: str | None = None
+    unique_for: float | None = None
+    keep_result: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None and not isinstance(self.queue, Queue):
+            raise ConfigurationError(f"queue={checks.shown(self.queue)}: should be a Queue")
+        if self.timeout is not None:
+            checks.seconds("timeout", self.timeout)
+        checks.whole("priority", self.priority, at_least=0, at_most=2)
+        if self.max_retries is not None:
+            checks.whole("max_retries", self.max_retries, at_least=0, at_most=1000)
+
+
+_NAMES = [each.name for each in fields(TaskOptions)]
+
+
+class Task(TaskFunction[P, R]):
+    """A function that a worker can run, and anybody can call.
+
+    Its name is what jobs carry: a worker in another process finds the function by it, in the
+    modules that it has imported, and nowhere else.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        name: str,
+        version: int,
+        options: TaskOptions,
+        callbacks: Callbacks,
+    ) -> None:
+        super().__init__(function, name, version, callbacks)
+        self.options = options
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Enqueue a call for a worker to make; gives the job's handle.
+
+        Raises TypeError when the arguments do not fit the function, InvalidJobError when JSON
+        cannot express them, and what `Queue.enqueue` raises.
+        """
+        return self.get_queue().enqueue(**self._job(args, kwargs))
+
+    def schedule_at(self, when: datetime | str, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Enqueue a call for that moment; one without a time zone is taken as UTC.
+
+        Raises ValueError when it is in the past.
+        """
+        at = _moment(when)
+        if at < utc_now():
+            raise InvalidJobError(f"{to_text(at)} is in the past")
+        return self.get_queue().enqueue(**self._job(args, kwargs, at))
+
+    def schedule_in(self, seconds: float, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Enqueue a call for that many seconds from now."""
+        delay = checks.seconds("seconds", seconds, zero=True)
+        return self.get_queue().enqueue(**self._job(args, kwargs), delay=delay)
+
+    def map(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[JobHandle]:
+        """Enqueue a call for each item, which comes first, before the arguments of all.
+
+        They are stored as one batch: all of a shard or none.
+        """
+        return self.bulk_delay([((item, *args), kwargs) for item in items])
+
+    def bulk_delay(
+        self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], /
+    ) -> list[JobHandle]:
+        """Enqueue many calls as one batch, each a pair of arguments: a tuple and a dict."""
+        jobs = [self._job(args, kwargs) for args, kwargs in calls]
+        return cast(list[JobHandle], self.get_queue().enqueue_batch(jobs)["jobs"])
+
+    def using(self, **options: Any) -> Self:
+        """Give the same task with other options for its jobs, the words of `Queue.enqueue`.
+
+        They are priority, max_retries, retry_delay, retry, timeout, pagina_id, unique_key,
+        unique_for, keep_result and queue.
+        """
+        if unknown := options.keys() - set(_NAMES):
+            raise ConfigurationError(
+                f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
+            )
+        return type(self)(
+            self._function,
+            self.task_name,
+            self.version,
+            replace(self.options, **options),
+            self._callbacks,
+        )
+
+    def get_queue(self) -> Queue:
+        """Give the queue its jobs go to: its own, or the default one."""
+        return self.options.queue or default_queue()
+
+    def get_stats(self) -> dict[str, Any]:
+        """Tell how the task is set up, and how its queue is."""
+        return {
+            "task_name": self.task_name,
+            "version": self.version,
+            "priority": self.priority,
+            "max_retries": self.max_retries,
+            "timeout": self.timeout,
+            "queue_stats": self.get_queue().get_stats(),
+        }
+
+    @property
+    def queue(self) -> Queue | None:
+        """The queue it was given; None for the default one."""
+        return self.options.queue
+
+    @property
+    def priority(self) -> int:
+        """How urgent its jobs are: 0, 1 or 2."""
+        return self.options.priority
+
+    @property
+    def max_retries(self) -> int | None:
+        """Attempts after the first; None for what the queue says."""
+        return self.options.max_retries
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds an attempt may take."""
+        return self.options.timeout
+
+    def _job(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], at: datetime | None = None
+    ) -> dict[str, Any]:
+        """Describe a job by the arguments of `Queue.enqueue`."""
+        positional, by_name = self._arguments.dump(args, kwargs)
+        options = self.options
+        payload = {
+            "task": self.task_name,
+            "version": self.version,
+            "args": positional,
+            "kwargs": by_name,
+            "timeout": options.timeout,
+            "retry_delay": options.retry_delay,
+        }
+        if at is not None:
+            payload["scheduled_at"] = to_text(at)
+        said = {name: getattr(options, name) for name in _NAMES if name != "queue"}
+        return {"payload": payload, "task": self.task_name, "run_at": at, **said}
+
+    def __reduce__(self) -> str:
+        # By reference, as functions are pickled.
+        return self._function.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<task {self.task_name!r}, version {self.version}>"
+
+
+@overload
+def task(queue: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(
+    queue: Queue | None = None,
+    priority: int = 0,
+    max_retries: int | None = None,
+    rate_limit: None = None,
+    timeout: float | None = None,
+    retry_delay: int = DEFAULT_RETRY_DELAY,
+    on_success: Callable[..., object] | None = None,
+    on_failure: Callable[..., object] | None = None,
+    version: int = FIRST_VERSION,
+    *,
+    name: str | None = None,
+    **options: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def task(  # noqa: PLR0913 - the contract's
+    queue: Any = None,
+    priority: int = 0,
+    max_retries: int | None = None,
+    rate_limit: float | None = None,
+    timeout: float | None = None,
+    retry_delay: int = DEFAULT_RETRY_DELAY,
+    on_success: Callable[..., object] | None = None,
+    on_failure: Callable[..., object] | None = None,
+    version: int = FIRST_VERSION,
+    *,
+    name: str | None = None,
+    **options: Any,
+) -> Any:
+    """Make a function one that workers can run: `.delay(...)` enqueues a call of it.
+
+    Used as `@task` or `@task(...)`, on functions and coroutine functions. Calling the result still
+    calls the function.
+
+    - `queue`: where its jobs go; None for the default one, opened when it is first used.
+    - `priority`, `max_retries`, `retry_delay`, `timeout`: as for `Queue.enqueue`; so are, by
+      keyword, `retry`, `pagina_id`, `unique_key`, `unique_for` and `keep_result`.
+    - `on_success(result, task_name=...)` is called when a call is done, here or in a worker, and
+      `on_failure(error, task_name=...)` when it has failed for good.
+    - `version`: raised when arguments change in a way that jobs of before do not fit. The old
+      function may stay beside the new one, under the same `name`, for the jobs that still wait.
+    - `name`: what jobs carry; "module.function" by default. Jobs that wait keep the old one.
+
+    A parameter `ctx` of the function is given the running job by the worker, and is left out by
+    whoever enqueues.
+    """
+    if rate_limit is not None:
+        raise ConfigurationError(
+            f"rate_limit={checks.shown(rate_limit)}: a task has no limit of its own; give its "
+            "queue one"
+        )
+    function = None if queue is None or isinstance(queue, Queue) else queue
+    if function is not None and not callable(function):
+        raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue")
+    checks.whole("version", version, at_least=1)
+    if unknown := options.keys() - set(_NAMES):
+        raise ConfigurationError(
+            f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
+        )
+    callbacks = Callbacks(on_success, on_failure)
+    given = TaskOptions(
+        queue=queue if function is None else None,
+        priority=priority,
+        max_retries=max_retries,
+        timeout=timeout,
+        retry_delay=retry_delay,
+        **options,
+    )
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        made = Task(function, name or name_of(function), version, given, callbacks)
+        tasks.add(made)
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+def _moment(when: object) -> datetime:
+    """Read a moment; one without a time zone is taken as UTC."""
+    try:
+        if isinstance(when, str):
+            return from_text(when)
+        if isinstance(when, datetime):
+            return from_text((when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat())
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidJobError(
+        f"{checks.shown(when)}: should be a datetime, or a text such as 2026-01-31T08:00:00Z"
+    )
