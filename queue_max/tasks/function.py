@@ -51,6 +51,8 @@ class TaskFunction(Generic[P, R]):
         if not self.is_async:
             callbacks.refuse_coroutines()
         self._function = function
+        self._here = function
+        """What is called where no worker calls it."""
         self._arguments = Arguments(name, function)
         self._callbacks = callbacks
         functools.update_wrapper(cast(Callable[..., Any], self), function)
@@ -58,7 +60,7 @@ class TaskFunction(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now."""
         try:
-            result = self._function(*args, **kwargs)
+            result = self._here(*args, **kwargs)
         except BaseException as error:
             self.failed(error)
             raise

@@ -44,6 +44,19 @@ class TaskOptions:
         if self.max_retries is not None:
             checks.whole("max_retries", self.max_retries, at_least=0, at_most=1000)
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Make them of what was given; raises ConfigurationError for names that are none."""
+        return cls().changed(options)
+
+    def changed(self, options: Mapping[str, Any]) -> Self:
+        """Give them with some changed; raises ConfigurationError for names that are none."""
+        if unknown := options.keys() - set(_NAMES):
+            raise ConfigurationError(
+                f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
+            )
+        return replace(self, **options)
+
 
 _NAMES = [each.name for each in fields(TaskOptions)]
 
@@ -109,17 +122,8 @@ class Task(TaskFunction[P, R]):
         They are priority, max_retries, retry_delay, retry, timeout, pagina_id, unique_key,
         unique_for, keep_result and queue.
         """
-        if unknown := options.keys() - set(_NAMES):
-            raise ConfigurationError(
-                f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
-            )
-        return type(self)(
-            self._function,
-            self.task_name,
-            self.version,
-            replace(self.options, **options),
-            self._callbacks,
-        )
+        changed = self.options.changed(options)
+        return type(self)(self._function, self.task_name, self.version, changed, self._callbacks)
 
     def get_queue(self) -> Queue:
         """Give the queue its jobs go to: its own, or the default one."""
@@ -235,35 +239,51 @@ def task(  # noqa: PLR0913 - the contract's
     A parameter `ctx` of the function is given the running job by the worker, and is left out by
     whoever enqueues.
     """
+    function = None if queue is None or isinstance(queue, Queue) else queue
+    if function is not None and not callable(function):
+        raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue")
+    decorate = decorator(
+        Task,
+        queue=queue if function is None else None,
+        priority=priority,
+        max_retries=max_retries,
+        rate_limit=rate_limit,
+        timeout=timeout,
+        retry_delay=retry_delay,
+        on_success=on_success,
+        on_failure=on_failure,
+        version=version,
+        name=name,
+        **options,
+    )
+    return decorate if function is None else decorate(function)
+
+
+def decorator(
+    kind: type[Task[..., Any]],
+    *,
+    name: str | None = None,
+    version: int = FIRST_VERSION,
+    rate_limit: float | None = None,
+    on_success: Callable[..., object] | None = None,
+    on_failure: Callable[..., object] | None = None,
+    **options: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Give a decorator that makes tasks of some kind; the arguments are those of `task`."""
     if rate_limit is not None:
         raise ConfigurationError(
             f"rate_limit={checks.shown(rate_limit)}: a task has no limit of its own; give its "
             "queue one"
         )
-    function = None if queue is None or isinstance(queue, Queue) else queue
-    if function is not None and not callable(function):
-        raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue")
     checks.whole("version", version, at_least=1)
-    if unknown := options.keys() - set(_NAMES):
-        raise ConfigurationError(
-            f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
-        )
-    callbacks = Callbacks(on_success, on_failure)
-    given = TaskOptions(
-        queue=queue if function is None else None,
-        priority=priority,
-        max_retries=max_retries,
-        timeout=timeout,
-        retry_delay=retry_delay,
-        **options,
-    )
+    given, callbacks = TaskOptions.of(options), Callbacks(on_success, on_failure)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        made = Task(function, name or name_of(function), version, given, callbacks)
+        made = kind(function, name or name_of(function), version, given, callbacks)
         tasks.add(made)
-        return made
+        return cast("Task[P, R]", made)
 
-    return decorate if function is None else decorate(function)
+    return decorate
 
 
 def _moment(when: object) -> datetime:
