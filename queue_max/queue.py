@@ -20,6 +20,7 @@ from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits.circuit_breaker import CircuitState
+from queue_max.off_loop import off_loop
 from queue_max.settings import Settings
 
 
@@ -179,6 +180,9 @@ class Queue:
         )
         return {"total": taken, "skipped": skipped} if skip_bad_lines else {"total": taken}
 
+    aenqueue = off_loop(enqueue)
+    aenqueue_batch = off_loop(enqueue_batch)
+
     def pop_job(self, worker_id: str) -> Job | None:
         """Give the most urgent due job of some shard to a worker, with a lease on it.
 
@@ -234,6 +238,8 @@ class Queue:
         result is kept.
         """
         return self.services.inspection.find(job)
+
+    aget_job = off_loop(get_job)
 
     def get_attempts(self, job: object) -> list[Attempt]:
         """Read the failed attempts at a job, the first one first; the newest 20 are kept."""

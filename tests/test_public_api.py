@@ -183,7 +183,7 @@ JOB_FIELDS: dict[str, Any] = {
 }
 RENAMED = {"tentativas": "attempts", "max_tentativas": "max_attempts"}
 
-MANY_METHODS_ALLOWED = {"Queue", "Job", "RateLimiter", "CircuitBreaker"}
+MANY_METHODS_ALLOWED = {"Queue", "Job", "RateLimiter", "CircuitBreaker", "Task"}
 MOST_METHODS = 12
 MOST_STATEMENTS = 5
 

@@ -1,7 +1,10 @@
 """Job: what a worker is given, and what callers see of it."""
 
+import asyncio
 import functools
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -10,11 +13,14 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from queue_max.domain.clock import from_text, to_text, utc_now
 from queue_max.domain.failures import WORKER_DIED
-from queue_max.exceptions import QueueError
+from queue_max.exceptions import JobFailedError, QueueError
 
 DEFAULT_QUEUE = "default"
 DEFAULT_RETRY_DELAY = 60
 NO_DELAY = 0.0
+
+LOOKS = (0.005, 0.1)
+"""Seconds between two looks for a result: at first, and at most."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -92,6 +98,22 @@ class JobHandle(dict[str, int]):
         if self._ask is None:
             raise QueueError("this handle was copied: ask the queue, by get_result(handle.key)")
         return self._ask(self, timeout)
+
+    async def aresult(self, timeout: float | None = None) -> Any:
+        """As `result`, to be awaited; no thread waits meanwhile."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        pause, longest = LOOKS
+        while True:
+            try:
+                return await asyncio.to_thread(self.result, 0)
+            except JobFailedError:
+                raise
+            except TimeoutError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"job {self.key} has not ended within {timeout} s") from None
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, longest)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As plain facts: another process has another queue to ask.

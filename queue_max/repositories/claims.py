@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or
 
 from queue_max.domain import json_text
 from queue_max.domain.clock import to_text
-from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.job import Job, JobPriority, JobStatus
 from queue_max.repositories.compiled import Compiled, is_sqlite
 from queue_max.repositories.jobs import WHOLE_JOB, listed, to_job, whole_job
 from queue_max.storage import driver
@@ -40,6 +40,12 @@ _next_due = Compiled(
     select(jobs.c.next_retry_at)
     .where(jobs.c.status == SCHEDULED, jobs.c.next_retry_at.is_not(None))
     .order_by(jobs.c.next_retry_at)
+    .limit(1)
+)
+_first = Compiled(
+    select(func.coalesce(jobs.c.next_retry_at, jobs.c.created_at))
+    .where(_is_claimable, jobs.c.priority == bindparam("priority"))
+    .order_by(jobs.c.id)
     .limit(1)
 )
 _promote = Compiled(
@@ -116,6 +122,16 @@ class ClaimRepository:
         with suppress(UnreadableValueError):  # a damaged one is not to hold up all others
             return None if row is None else to_moment(row[0])
         return None
+
+    def waiting_since(self, queue: str) -> datetime | None:
+        """Tell since when the first pending job of any priority could run; None for none."""
+        moments = []
+        for priority in JobPriority:
+            row = _first.run(self._connection, queue_name=queue, priority=priority).fetchone()
+            with suppress(UnreadableValueError):
+                if row is not None and (moment := to_moment(row[0])) is not None:
+                    moments.append(moment)
+        return min(moments, default=None)
 
     def promote_due(self) -> int:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""

@@ -4,11 +4,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from queue_max import checks
 from queue_max.domain.attempts import Attempt
-from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.job import DEFAULT_QUEUE, LOOKS, Job, JobStatus
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import JobFailedError, JobNotFoundError, ResultNotKeptError, ShardError
 from queue_max.repositories.job_lists import ALL, Counts
@@ -20,9 +21,6 @@ EXACT_UP_TO = 10_000
 
 COUNTING = 0.01
 """The part of the time that may be spent on counting more than those."""
-
-POLL = (0.005, 0.1)
-"""Seconds between two looks: at first, and at most."""
 
 
 class InspectionService:
@@ -64,6 +62,18 @@ class InspectionService:
         counts, now = self.counts([shard_id]), self._clock()
         self._counted[shard_id] = counts, now + (now - begun) / COUNTING
         return counts
+
+    def longest_wait(self) -> float:
+        """Tell for how many seconds the job has waited that is due for the longest time, about.
+
+        Of each shard, the first one of each priority is looked at. 0 where none is due.
+        """
+        longest = 0.0
+        for shard_id in self._store.shard_ids:
+            with suppress(ShardError), self._store.reading(shard_id) as unit:
+                if (since := unit.claims.waiting_since(DEFAULT_QUEUE)) is not None:
+                    longest = max(longest, (unit.now - since).total_seconds())
+        return longest
 
     def totals(self, shard_ids: Iterable[int] | None = None) -> Totals:
         """Count the jobs that ended since the queue was made, in all shards or in some."""
@@ -147,7 +157,7 @@ class InspectionService:
         deadline = math.inf
         if timeout is not None:
             deadline = time.monotonic() + checks.seconds("timeout", timeout, zero=True)
-        pause, longest = POLL
+        pause, longest = LOOKS
         while not is_fulfilled():
             left = deadline - time.monotonic()
             if left <= 0:

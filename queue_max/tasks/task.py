@@ -1,5 +1,6 @@
 """`@task`: a function that can be called, or enqueued for a worker to run."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -86,6 +87,10 @@ class Task(TaskFunction[P, R]):
         cannot express them, and what `Queue.enqueue` raises.
         """
         return self.get_queue().enqueue(**self._job(args, kwargs))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """As `delay`, to be awaited: the event loop is not held up."""
+        return await asyncio.to_thread(self.delay, *args, **kwargs)
 
     def schedule_at(self, when: datetime | str, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a call for that moment; one without a time zone is taken as UTC.

@@ -23,6 +23,7 @@ class WorkerPool:
     - `min_workers`, `max_workers` bound the number the scaling may reach.
     - `scale_up_threshold`, `scale_down_threshold`: waiting jobs above which a worker is added,
       and below which one is removed.
+    - `scale_up_wait`: seconds that a due job may wait before a worker is added, however few wait.
     - `scale_check_interval`, `scale_cooldown`: seconds between two looks, and after a change.
     """
 
@@ -38,10 +39,13 @@ class WorkerPool:
         *,
         worker_factory: WorkerFactory | None = None,
         scale_cooldown: float = 0.0,
+        scale_up_wait: float = 30.0,
     ) -> None:
         self.workers = list(workers or [])
         self.auto_scale = auto_scale
-        self._scaling = Scaling(min_workers, max_workers, scale_up_threshold, scale_down_threshold)
+        self._scaling = Scaling(
+            min_workers, max_workers, scale_up_threshold, scale_down_threshold, scale_up_wait
+        )
         self._check_interval = checks.seconds("scale_check_interval", scale_check_interval)
         self._cooldown = checks.seconds("scale_cooldown", scale_cooldown, zero=True)
         self._factory = worker_factory
@@ -102,7 +106,8 @@ class WorkerPool:
         if self._model is None or now - self._scaled_at < self._cooldown:
             return
         pending = self._model.queue.get_pending_count()
-        target = self._scaling.target(len(self.workers), pending)
+        waited = self._model.queue.services.inspection.longest_wait()
+        target = self._scaling.target(len(self.workers), pending, waited)
         if target > len(self.workers):
             self.add_worker(self._make_worker(self._model))
         elif target < len(self.workers):

@@ -199,3 +199,14 @@ def test_a_time_that_cannot_be_waited_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"^timeout=.*: should be 0 seconds or more"):
         inspection.wait_until(lambda counts: not counts.unfinished, timeout)
+
+
+def test_the_longest_wait_is_that_of_the_job_due_for_the_longest_time(
+    inspection: InspectionService, add: Add, clock: FakeClock
+) -> None:
+    assert inspection.longest_wait() == 0.0
+    add(priority=2)
+    clock.advance(40)
+    add(priority=0)
+    clock.advance(2)
+    assert inspection.longest_wait() == 42.0

@@ -64,3 +64,19 @@ def test_bounds_that_contradict_each_other_are_refused_by_name(
 )
 def test_the_narrowest_bounds_are_allowed(options: dict[str, Any]) -> None:
     Scaling(**options)
+
+
+@pytest.mark.parametrize(
+    ("pending", "waited", "expected"),
+    [(50, 30.1, 4), (50, 30.0, 3), (5, 30.1, 4), (5, 15.1, 3), (5, 15.0, 2), (0, 0.0, 2)],
+)
+def test_a_job_that_waits_for_long_asks_for_a_worker_however_few_wait(
+    pending: int, waited: float, expected: int
+) -> None:
+    assert Scaling().target(3, pending, waited) == expected
+
+
+@pytest.mark.parametrize("wait", [0, -1, "5"])
+def test_a_wait_that_is_no_time_is_refused(wait: Any) -> None:
+    with pytest.raises(ConfigurationError, match="scale_up_wait="):
+        Scaling(scale_up_wait=wait)
