@@ -38,6 +38,7 @@ from queue_max.tasks.binding import default_queue, set_default_queue
 from queue_max.tasks.retryable import retryable_task
 from queue_max.tasks.task import Task, task
 from queue_max.workers.async_worker import AsyncWorker
+from queue_max.workers.draining import drain as _drain  # noqa: F401 - Queue.drain needs it
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.running import RunningJob, current_job
 from queue_max.workers.worker import Worker, WorkerState

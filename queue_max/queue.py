@@ -1,14 +1,20 @@
 """Queue: the verbs of the library, each passed on to the service that knows how."""
 
+import math
+import os
+import shutil
+import tempfile
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from queue_max import checks
 from queue_max.assembly import Services, build
@@ -22,6 +28,8 @@ from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.off_loop import off_loop
 from queue_max.settings import Settings
+
+_Q = TypeVar("_Q", bound="Queue")
 
 
 class Queue:
@@ -42,6 +50,8 @@ class Queue:
     - `durability`: "full" (QUEUE_MAX_DURABILITY, the default) or "normal".
     - `retry`: the RetryPolicy of jobs that have none of their own; it holds in this process.
     - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
+    - `immediate`: whether `enqueue` runs what is due before it returns, in the calling thread, as
+      `drain` does: for tests and for trying things out.
     - `create`: whether to make a queue where there is none; if not, QueueNotFoundError.
 
     Raises ConfigurationError for a bad value, and ShardError when a shard cannot be opened.
@@ -61,6 +71,7 @@ class Queue:
         retry: RetryPolicy | None = None,
         auto_migrate: bool = True,
         create: bool = True,
+        immediate: bool = False,
     ) -> None:
         rate_limiter_timeout = checks.seconds(
             "rate_limiter_timeout", rate_limiter_timeout, zero=True
@@ -92,9 +103,19 @@ class Queue:
         self.shard_manager = ShardManager(self.services)
         self.dead_letters = self.services.dead_letters
         """What is kept of jobs that failed for good: list, requeue, discard, export them."""
+        self.immediate = immediate
         self._opened_at = time.monotonic()
         # A queue that is dropped without close() must not keep its threads and files.
         self._closing = weakref.finalize(self, self.services.close)
+
+    @classmethod
+    def in_memory(cls, **options: Any) -> Self:
+        """Make a queue for a test: without limits, gone when it is closed.
+
+        It lies in a folder of its own, in memory where the system has such a place, so that other
+        processes can use it by its `data_dir`. The options are those of `Queue`.
+        """
+        return _open_in_memory(cls, options)
 
     def enqueue(  # noqa: PLR0913 - all that a job may have
         self,
@@ -150,6 +171,7 @@ class Queue:
                 "timeout": timeout,
             }
         )
+        self._run_at_once()
         return handle.asking(self.get_result)
 
     def enqueue_batch(self, jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -161,6 +183,7 @@ class Queue:
         """
         checks.instance("jobs", jobs, Iterable, "an iterable of dicts", error=InvalidJobError)
         handles = self.services.intake.submit_many(jobs)
+        self._run_at_once()
         return {"total": len(handles), "jobs": [each.asking(self.get_result) for each in handles]}
 
     def enqueue_from_file(
@@ -182,6 +205,17 @@ class Queue:
 
     aenqueue = off_loop(enqueue)
     aenqueue_batch = off_loop(enqueue_batch)
+
+    def drain(
+        self, process_function: Callable[..., Any] | None = None, *, scheduled: bool = False
+    ) -> int:
+        """Run jobs in this thread until none is due; gives how many attempts were made.
+
+        Tasks run by their names, other jobs go to `process_function`, or wait where there is
+        none; outcomes are written as by any worker. With `scheduled`, what waits for its time, or
+        for its next attempt, is due now. Time limits are looked at when a function has ended.
+        """
+        return _drain(self, process_function, scheduled=scheduled)
 
     def pop_job(self, worker_id: str) -> Job | None:
         """Give the most urgent due job of some shard to a worker, with a lease on it.
@@ -372,6 +406,10 @@ class Queue:
         is_open = self.circuit_breaker.state is CircuitState.OPEN
         return not is_open and not self.services.inspection.unavailable()
 
+    def _run_at_once(self) -> None:
+        if self.immediate:
+            self.drain()
+
     def on(self, event: str, callback: Callback) -> Self:
         """Call `callback` whenever an event happens in this process, once it is stored.
 
@@ -404,6 +442,28 @@ class Queue:
         return f"Queue(shards={self.num_shards}, rate_limit={self.rate_limiter.rate_limit})"
 
 
+class Drain(Protocol):
+    """What runs jobs in the calling thread."""
+
+    def __call__(
+        self, queue: Queue, process_function: Callable[..., Any] | None, *, scheduled: bool
+    ) -> int:
+        """Run jobs until none is due; gives how many."""
+
+
+def _no_drain(queue: Queue, process_function: Callable[..., Any] | None, *, scheduled: bool) -> int:
+    raise ConfigurationError("import queue_max, as a whole, to run jobs")
+
+
+_drain: Drain = _no_drain
+
+
+def provide_drain(drain: Drain) -> None:
+    """Let `Queue.drain` use what the layer of the workers knows: it stands above this one."""
+    global _drain
+    _drain = drain
+
+
 class ShardManager:
     """What the 0.1 API showed of single shards."""
 
@@ -425,6 +485,37 @@ class ShardManager:
         checks.identity("shard_id", shard_id)
         checks.identity("job_id", job_id)
         return self._services.dead_letters.revive(shard_id, job_id)
+
+
+_UNLIMITED: Mapping[str, Any] = {
+    "shards": 1,
+    "rate_limit": math.inf,
+    "circuit_breaker_threshold": math.inf,
+    "durability": "normal",
+}
+
+
+def _open_in_memory(kind: type[_Q], options: Mapping[str, Any]) -> _Q:
+    folder = Path(tempfile.mkdtemp(prefix="queue-max-", dir=_in_memory()))
+    try:
+        queue = kind(**{**_UNLIMITED, "data_dir": folder, **options})
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    queue._closing.detach()
+    remove = partial(_close_and_remove, queue.services.close, folder)
+    queue._closing = weakref.finalize(queue, remove)
+    return queue
+
+
+def _in_memory() -> str | None:
+    """Name a folder that lies in memory; None where there is none, for that of the system."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+
+def _close_and_remove(close: Callable[[], None], folder: Path) -> None:
+    close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_run(job_id: int, shard_id: int, fence: int | None) -> None:

@@ -148,6 +148,13 @@ class ClaimRepository:
         free = update(jobs).where(jobs.c.id.in_(ids)).values(status=PENDING, held_by=None)
         return self._connection.execute(free).rowcount if ids else 0
 
+    def make_due(self) -> int:
+        """Make jobs pending that wait for nothing but their time; gives how many."""
+        free = update(jobs).where(
+            jobs.c.status == SCHEDULED, jobs.c.next_retry_at.is_not(None), jobs.c.held_by.is_(None)
+        )
+        return self._connection.execute(free.values(status=PENDING)).rowcount
+
     def claim(
         self, queue: str, worker_id: str, holder: str | None = None, *, at_most: int
     ) -> list[Job]:

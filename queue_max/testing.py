@@ -1,0 +1,74 @@
+"""For tests of programs that enqueue jobs: fixtures for pytest, and what to assert.
+
+Nothing of it is loaded unless a `conftest.py` says
+
+    pytest_plugins = ["queue_max.testing"]
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from queue_max import Job, JobStatus, Queue, Task, set_default_queue
+
+
+@pytest.fixture
+def job_queue() -> Iterator[Queue]:
+    """A queue of its own for a test, which tasks without a queue use, too.
+
+    Nothing runs by itself: `job_queue.drain()` runs what is due.
+    """
+    with Queue.in_memory() as queue:
+        set_default_queue(queue)
+        yield queue
+        set_default_queue(None)
+
+
+@pytest.fixture
+def immediate_queue() -> Iterator[Queue]:
+    """A queue as `job_queue` is one, which runs tasks as soon as they are enqueued."""
+    with Queue.in_memory(immediate=True) as queue:
+        set_default_queue(queue)
+        yield queue
+        set_default_queue(None)
+
+
+def enqueued(queue: Queue, task: Task[..., Any] | str | None = None) -> list[Job]:
+    """Give the jobs that wait, the oldest first: all, or those of a task, or of its name."""
+    name = task.task_name if isinstance(task, Task) else task
+    waiting = reversed(queue.list_jobs(JobStatus.PENDING, None))
+    return [job for job in waiting if name is None or job.task == name]
+
+
+def assert_enqueued(
+    queue: Queue,
+    task: Task[..., Any] | str | None = None,
+    *args: Any,
+    count: int | None = None,
+    payload: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> list[Job]:
+    """Assert that such jobs wait, at least one or exactly `count`; gives them.
+
+    Of a task, those with these arguments, if any are given; of other jobs, those whose payload
+    has all that is in `payload`.
+    """
+    waiting = enqueued(queue, task)
+    found = [job for job in waiting if _matches(job, args, kwargs, payload or {})]
+    wanted = "at least 1" if count is None else str(count)
+    if (len(found) != count) if count is not None else not found:
+        what = [job.payload for job in waiting]
+        raise AssertionError(f"{len(found)} such jobs wait, not {wanted}; there are {what}")
+    return found
+
+
+def _matches(
+    job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any], payload: Mapping[str, Any]
+) -> bool:
+    if (args or kwargs) and (job.payload.get("args"), job.payload.get("kwargs")) != (
+        list(args),
+        dict(kwargs),
+    ):
+        return False
+    return payload.items() <= job.payload.items() if payload else True
