@@ -152,7 +152,7 @@ class Server:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
+            def do_GET(self) -> None:
                 status, headers = server.answer(self.path.strip("/"))
                 body = b"hello world" if status == 200 else b""
                 try:
