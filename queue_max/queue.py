@@ -290,8 +290,9 @@ class Queue:
     def cancel(self, job: object) -> bool:
         """End a job as cancelled that waits or runs; False when it has ended already.
 
-        One that runs is not interrupted, but its outcome counts no more, and its function can
-        see it by `current_job().is_cancelled`. Raises JobNotFoundError when there is no such job.
+        The outcome of one that runs counts no more. Its worker sees that within about a second,
+        and ends it as one whose time is over: see `Worker`. Raises JobNotFoundError when there
+        is no such job.
         """
         return self.services.settlement.cancel(job)
 

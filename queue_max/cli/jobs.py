@@ -124,7 +124,7 @@ def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> Non
 def cancel(ctx: click.Context, /, key: str) -> None:
     """Cancel the job KEY, which waits or runs.
 
-    One that runs is not interrupted, but its outcome counts no more. KEY is as for `show`.
+    The outcome of one that runs counts no more; its worker ends it, as far as that is possible. KEY is as for `show`.
     """
     queue = open_queue(ctx)
     job = queue.get_job(key)
@@ -183,7 +183,7 @@ def _attempts(job: Job) -> str:
 
 
 def _activity(job: Job) -> str:
-    return "was running: its function is not interrupted" if job.is_processing else "was waiting"
+    return "was running: its worker ends it" if job.is_processing else "was waiting"
 
 
 def _show_job(job: Job) -> None:
