@@ -12,15 +12,18 @@ logger = logging.getLogger(__name__)
 class Repeater:
     """Calls `action` every `interval` seconds on a thread of its own, until the queue is closed."""
 
-    def __init__(self, name: str, interval: float, action: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, interval: float, action: Callable[[], object], *, at_once: bool = False
+    ) -> None:
         self._name = name
         self._interval = interval
         self._action = action
+        self._at_once = at_once
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the loop; the first call of the action comes one interval later."""
+        """Start the loop; the first call of the action comes one interval later, or `at_once`."""
         self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
         self._thread.start()
 
@@ -37,7 +40,9 @@ class Repeater:
             self._thread.join(timeout)
 
     def _loop(self) -> None:
-        while not self._ending.wait(self._interval):
+        pause = 0.0 if self._at_once else self._interval
+        while not self._ending.wait(pause):
+            pause = self._interval
             try:
                 self._action()
             except QueueClosedError:

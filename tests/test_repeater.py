@@ -38,8 +38,10 @@ def repeat() -> Iterator[Callable[..., Repeater]]:
     """Make repeaters; all are stopped at the end."""
     made: list[Repeater] = []
 
-    def make(action: Callable[[], object], interval: float = SOON) -> Repeater:
-        made.append(Repeater("test-repeater", interval, action))
+    def make(
+        action: Callable[[], object], interval: float = SOON, *, at_once: bool = False
+    ) -> Repeater:
+        made.append(Repeater("test-repeater", interval, action, at_once=at_once))
         return made[-1]
 
     yield make
@@ -189,3 +191,9 @@ def test_the_action_may_stop_its_own_loop(repeat: Callable[..., Repeater]) -> No
     assert done.wait(DEADLINE)
     repeater.stop(DEADLINE)
     assert threads_named() == []
+
+
+def test_the_first_call_may_come_at_once(repeat: Callable[..., Repeater]) -> None:
+    action = Counter()
+    repeat(action, NEVER, at_once=True).start()
+    assert action.reaches(1)

@@ -124,7 +124,8 @@ def show(ctx: click.Context, /, key: str, traceback: bool, as_json: bool) -> Non
 def cancel(ctx: click.Context, /, key: str) -> None:
     """Cancel the job KEY, which waits or runs.
 
-    The outcome of one that runs counts no more; its worker ends it, as far as that is possible. KEY is as for `show`.
+    The outcome of one that runs counts no more; its worker ends it, as far as
+    that is possible. KEY is as for `show`.
     """
     queue = open_queue(ctx)
     job = queue.get_job(key)

@@ -74,7 +74,8 @@ class SettlementService:
     def cancel(self, job: object, reason: str = "called off") -> bool:
         """End a job as cancelled that waits or runs; False when it has ended already.
 
-        Of one that runs, the worker finds the lease lost, and its outcome counts no more. Raises JobNotFoundError when there is no such job.
+        Of one that runs, the worker finds the lease lost, and its outcome counts no more. Raises
+        JobNotFoundError when there is no such job.
         """
         ref = JobRef.of(job)
         with self._store.writing(ref.shard_id) as unit:

@@ -114,10 +114,18 @@ class AsyncWorker(BaseWorker):
         if job is None:
             return False
         if job.is_suspect:
-            in_this_process.join_alone()
-            self._services.dispatcher.flush()  # what has ended is not to run again for it
+            self._be_alone()
         self._start(job)
         return True
+
+    def _be_alone(self) -> None:
+        """Wait until nothing else runs, and see to it that what has ended does not run again."""
+        in_this_process.join_alone()
+        try:
+            self._services.dispatcher.flush()
+        except BaseException:
+            in_this_process.leave()
+            raise
 
     def _has_place(self) -> bool:
         """Wait until one more may run; False when none is to be begun any more."""

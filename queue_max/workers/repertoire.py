@@ -93,11 +93,7 @@ class Repertoire:
         self._function = function
         self._registry = registry
         self._takes_context = function is not None and takes_context(function)
-        self._is_async = function is not None and inspect.iscoroutinefunction(
-            getattr(function, "__call__", function)  # noqa: B004 - an object's method may be one
-            if not inspect.isroutine(function)
-            else function
-        )
+        self._is_async = _is_async(function)
 
     def can_run(self, job: Job) -> bool:
         """Tell whether it can run a job."""
@@ -130,6 +126,12 @@ class Repertoire:
         if self._takes_context:
             return self._function(job.payload, ctx=running)
         return self._function(job.payload)
+
+
+def _is_async(function: object) -> bool:
+    """Tell whether a function, or an object that can be called, is a coroutine function."""
+    call = type(function).__call__ if callable(function) else None
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def takes_context(function: Callable[..., Any]) -> bool:

@@ -68,7 +68,7 @@ class Run:
 
     def stop(self, reason: StopReason) -> None:
         """Tell the function to stop, and interrupt it where that is possible."""
-        if self.stopped is None:
+        if self.stopped is None and not self.has_ended:
             self.stopped_at = time.monotonic()
             self.stopped = reason
             if self._interrupt is not None:

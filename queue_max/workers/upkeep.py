@@ -30,7 +30,7 @@ HEAR_FOR = 60.0
 BETWEEN_RINGS = 0.002
 """Seconds for which rings are gathered: a busy process is not to spend its time on hearing them."""
 
-HELD_EVERY = 1.0
+HELD_EVERY = 5.0
 """Seconds between two looks for jobs that were set aside, and can be run by now."""
 
 TIDY = 60.0
@@ -152,7 +152,7 @@ class Upkeep:
                 self._services.recovery.recover_silent,
             ),
             Repeater("queue-max-retention", TIDY, self._tidy),
-            Repeater("queue-max-held", HELD_EVERY, self._release_held),
+            Repeater("queue-max-held", HELD_EVERY, self._release_held, at_once=True),
             Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
         ]
         for loop in self._loops:

@@ -434,9 +434,7 @@ def test_of_a_job_that_runs_it_is_told_that_its_function_is_not_interrupted(
     queue.pop_job("w")
     result = cli("cancel", key)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == (
-        f"  Cancelled job {key}, which was running: its worker ends it.\n"
-    )
+    assert result.stdout == (f"  Cancelled job {key}, which was running: its worker ends it.\n")
     assert queue.get_job(key).is_cancelled
 
 

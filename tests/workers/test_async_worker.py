@@ -16,6 +16,7 @@ from queue_max import (
     WorkerPool,
     current_job,
 )
+from queue_max.domain.failures import WORKER_DIED, Failure
 
 MakeQueue = Callable[..., Queue]
 Eventually = Callable[[Callable[[], object]], None]
@@ -277,6 +278,29 @@ def test_what_runs_can_be_handed_back(queue: Queue, make: Make) -> None:
     stats = queue.get_stats()
     assert (stats["pending"], stats["processing"]) == (3, 0)
     assert {job.attempts for job in queue.list_jobs("pending")} == {1}
+
+
+def test_a_suspect_runs_alone(queue: Queue, make: Make) -> None:
+    now: set[int] = set()
+    company: list[set[int]] = []
+
+    async def work(payload: dict[str, Any]) -> None:
+        now.add(payload["n"])
+        await asyncio.sleep(0.002)
+        if payload["n"] == 0:
+            company.append(set(now))
+        now.discard(payload["n"])
+
+    queue.enqueue({"n": 0}, priority=2)
+    suspect = queue.pop_job("one that died")
+    assert suspect is not None
+    with queue.services.store.writing(suspect.shard_id) as unit:
+        queue.services.retry.lose(unit, suspect, Failure(WORKER_DIED, "it died"), at_once=True)
+    queue.enqueue_batch([{"payload": {"n": n}} for n in range(1, 50)])
+    make(work, concurrency=5).start()
+    assert queue.wait_until_empty(60)
+    assert company == [{0}]
+    assert queue.get_stats()["completed"] == 50
 
 
 def test_a_pool_copies_it_with_all_its_options(queue: Queue, make: Make) -> None:
