@@ -76,6 +76,11 @@ class Directory:
         self.room = Room(self.path)
         self._shards: dict[int, SqliteDatabase] = {}
 
+    @property
+    def control(self) -> Database:
+        """The control database; what is durable in it belongs in every backup."""
+        return self._control
+
     def exists(self) -> bool:
         """Tell whether a queue of this version, or of 0.1, lies here."""
         with self._os_errors():
