@@ -23,7 +23,7 @@ KEY_KEPT = 7 * 86_400.0
 
 MAX_NAME = 200
 DEFAULT_CAP = 100
-MAX_CAP = 10_000
+MAX_CAP = 1000
 
 OPTIONS = frozenset(
     {"pagina_id", "priority", "max_retries", "retry_delay", "retry", "keep_result", "timeout"}

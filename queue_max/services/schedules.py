@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from queue_max import checks
@@ -188,7 +189,7 @@ class ScheduleService:
         while not stopping.is_set():
             wait = LOOK_EVERY
             try:
-                wait = min(self.fire_due(), LOOK_EVERY)
+                wait = min(self.fire_due(stopping), LOOK_EVERY)
             except QueueClosedError:
                 return
             except ShardError as error:
@@ -197,17 +198,18 @@ class ScheduleService:
                 logger.exception("schedules were not looked at, another try follows")
             stopping.wait(wait + self._rng.uniform(0, SPREAD))
 
-    def fire_due(self) -> float:
+    def fire_due(self, stopping: threading.Event | None = None) -> float:
         """Fire what is due; gives the seconds until the next tick, infinity when none will come.
 
         A tick whose job cannot be stored holds up no other schedule, and is tried again later.
-        Where nothing is due, nothing is written, and no lock is taken. Raises ShardError when the
-        control database cannot serve.
+        Where nothing is due, nothing is written, and no lock is taken. Breaks off when it is told
+        to be `stopping`. Raises ShardError when the control database cannot serve.
         """
         due, wait = self._look()
         if not due:
             return wait
-        busy = [name for name in due if not self._try(name, 0.0)]
+        wanted = takewhile(lambda _: stopping is None or not stopping.is_set(), due)
+        busy = [name for name in wanted if not self._try(name, 0.0)]
         deadline = self._clock() + PATIENCE
         for name in busy:
             self._try(name, max(0.0, deadline - self._clock()), is_last=True)

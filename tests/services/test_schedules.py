@@ -2,6 +2,7 @@ import logging
 import math
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -473,6 +474,51 @@ def test_who_is_stopped_between_reading_and_firing_does_no_harm(
     assert schedules.get("nightly").last_at == clock.now
 
 
+def test_what_others_changed_since_it_was_found_due_is_not_fired(
+    schedules: ScheduleService,
+    another: ScheduleService,
+    clock: FakeClock,
+    jobs: Callable[[], list[Job]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {"a", "b"}
+    for name in names:
+        schedules.put(name, name, interval=60)
+    clock.advance(60)
+    submit = IntakeService.submit
+
+    def while_the_other_is_paused(
+        intake: IntakeService, item: dict[str, Any], wait: float
+    ) -> JobHandle:
+        for name in names - {item["task"]}:
+            another.pause(name)
+        return submit(intake, item, wait)
+
+    monkeypatch.setattr(IntakeService, "submit", while_the_other_is_paused)
+    assert schedules.fire_due() == 60
+    assert len(jobs()) == 1
+
+
+def test_what_others_removed_since_it_was_found_due_is_not_fired(
+    schedules: ScheduleService,
+    another: ScheduleService,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedules.put("nightly", "t", interval=60)
+    clock.advance(60)
+    look = ScheduleService._look
+
+    def and_remove(service: ScheduleService) -> Any:
+        found = look(service)
+        monkeypatch.setattr(ScheduleService, "_look", look)
+        another.remove("nightly")
+        return found
+
+    monkeypatch.setattr(ScheduleService, "_look", and_remove)
+    assert schedules.fire_due() == math.inf
+
+
 def test_who_dies_between_the_job_and_the_next_tick_leaves_no_second_job(
     schedules: ScheduleService,
     another: ScheduleService,
@@ -564,12 +610,14 @@ def test_a_locked_shard_holds_up_no_other_schedule_and_its_tick_is_tried_again(
         assert schedules.fire_due() == REST
         clock.advance(1)
         assert schedules.fire_due() == REST - 1
+        clock.advance(REST - 1)
+        assert schedules.fire_due() == REST
     assert fired(jobs) == {"free": 1}
     assert schedules.get(bound).next_at == tick
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert bound in caplog.text
     clock.advance(REST)
-    assert schedules.fire_due() == 600 - 1 - REST
+    assert schedules.fire_due() == 600 - 2 * REST
     assert fired(jobs) == {"free": 1, "bound": 1}
     assert schedules.get(bound).last_at == tick
 
@@ -676,8 +724,10 @@ def test_a_locked_control_database_is_told_and_nothing_fired_twice(
     for number in range(3):
         schedules.put(f"n{number}", f"t{number}", interval=60)
     clock.advance(60)
+    begun = time.monotonic()
     with control_locked(), pytest.raises(ShardBusyError, match="control database"):
         schedules.fire_due()
+    assert time.monotonic() - begun < 10  # and not for as long as the busy timeout
     schedules.fire_due()
     assert fired(jobs) == {"t0": 1, "t1": 1, "t2": 1}
 
@@ -728,7 +778,7 @@ def test_the_loop_survives_errors_and_tells_them(
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
-    def fail() -> float:
+    def fail(stopping: threading.Event) -> float:
         raise error
 
     monkeypatch.setattr(schedules, "fire_due", fail)
@@ -745,3 +795,24 @@ def test_the_loop_ends_with_the_queue(schedules: ScheduleService, control: Contr
     stopping = Stopping(rounds=9)
     schedules.tend(stopping)
     assert stopping.waits == []
+
+
+def test_the_loop_breaks_off_when_it_is_told_to_stop(
+    schedules: ScheduleService,
+    clock: FakeClock,
+    jobs: Callable[[], list[Job]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(5):
+        schedules.put(f"n{number}", "t", interval=60)
+    clock.advance(60)
+    stopping = Stopping(rounds=9)
+    submit = IntakeService.submit
+
+    def and_stop(intake: IntakeService, *arguments: Any) -> JobHandle:
+        stopping.set()
+        return submit(intake, *arguments)
+
+    monkeypatch.setattr(IntakeService, "submit", and_stop)
+    schedules.tend(stopping)
+    assert len(jobs()) == 1
