@@ -16,6 +16,7 @@ from queue_max.exceptions import QueueClosedError, QueueNotFoundError
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
 from queue_max.repeater import Repeater
+from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
@@ -29,6 +30,7 @@ from queue_max.services.leases import LeaseService
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
+from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.settings import Durability, Settings
@@ -62,6 +64,7 @@ class Services:
     recovery: RecoveryService
     retention: RetentionService
     inspection: InspectionService
+    schedules: ScheduleService
     close: Callable[[], None]
 
 
@@ -107,16 +110,17 @@ def build(
         housekeeping.start()
         forking.in_child(housekeeping.go_on)
 
-    store = Store(shards)
+    store, control = Store(shards), Control(directory.control)
 
     def close() -> None:
         housekeeping.stop()
         checkpointer.close()
         store.close()
+        control.close()
         directory.close()
 
     try:
-        return _wire(settings, store, directory, retry_policy, close)
+        return _wire(settings, store, control, directory, retry_policy, close)
     except BaseException:
         close()
         raise
@@ -125,6 +129,7 @@ def build(
 def _wire(
     settings: Settings,
     store: Store,
+    control: Control,
     directory: Directory,
     retry_policy: RetryPolicy,
     close: Callable[[], None],
@@ -151,6 +156,8 @@ def _wire(
         dispatcher.hint(shard_id)
         bells.ring(shard_id, but=presence.identity)
 
+    intake = IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries)
+    inspection = InspectionService(store)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
@@ -159,7 +166,7 @@ def _wire(
         breaker=breaker,
         events=events,
         admission=admission,
-        intake=IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries),
+        intake=intake,
         dispatch=DispatchService(store, retry, admission, rng),
         exchange=exchange,
         dispatcher=dispatcher,
@@ -172,7 +179,8 @@ def _wire(
             store, retry, presence, LeaseWatch(lease_time.total_seconds()), lease_time
         ),
         retention=RetentionService(store, _days_kept(settings)),
-        inspection=InspectionService(store),
+        inspection=inspection,
+        schedules=ScheduleService(control, intake, inspection, rng),
         close=lambda: _close(dispatcher, bells, close),
     )
 

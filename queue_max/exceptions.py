@@ -15,6 +15,7 @@ QueueError
 │   ├── PartialBatchError           it refused its part of a batch (carries total, stored)
 │   └── SchemaError                 its tables are older or newer than this code
 ├── JobNotFoundError            no such job
+├── ScheduleNotFoundError       no schedule has that name
 ├── LeaseLostError              the job is not, or no longer, run under this fence
 ├── ResultNotKeptError          the job is done, but its result is not, or no longer, kept
 ├── JobFailedError              the job whose result was asked for has failed
@@ -132,6 +133,10 @@ class SchemaError(ShardError):
 
 class JobNotFoundError(QueueError):
     """There is no such job."""
+
+
+class ScheduleNotFoundError(QueueError):
+    """No schedule has that name."""
 
 
 class LeaseLostError(QueueError):

@@ -103,6 +103,8 @@ class Queue:
         self.shard_manager = ShardManager(self.services)
         self.dead_letters = self.services.dead_letters
         """What is kept of jobs that failed for good: list, requeue, discard, export them."""
+        self.schedules = self.services.schedules
+        """Jobs that come by themselves, at regular times: put, list, pause, resume, remove them."""
         self.immediate = immediate
         self._opened_at = time.monotonic()
         # A queue that is dropped without close() must not keep its threads and files.

@@ -42,6 +42,7 @@ ONE_OF_EACH = [
     exceptions.PartialBatchError(exceptions.ShardError(3, "no"), 7),
     exceptions.SchemaError(3, "no"),
     exceptions.JobNotFoundError("no"),
+    exceptions.ScheduleNotFoundError("no"),
     exceptions.LeaseLostError(7, 2, 5),
     exceptions.LeaseLostError(job_id=7, shard_id=2, fence=5),
     exceptions.ResultNotKeptError("no"),

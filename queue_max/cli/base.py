@@ -13,6 +13,7 @@ from queue_max.exceptions import (
     JobNotFoundError,
     QueueError,
     QueueNotFoundError,
+    ScheduleNotFoundError,
     ShardError,
     ShardNotFoundError,
 )
@@ -29,6 +30,7 @@ _CODES: dict[type[QueueError], int] = {
     QueueNotFoundError: NOT_FOUND,
     ShardNotFoundError: NOT_FOUND,
     JobNotFoundError: NOT_FOUND,
+    ScheduleNotFoundError: NOT_FOUND,
     ShardError: DATABASE,
     ConfigurationError: USAGE,
     InvalidJobError: USAGE,
@@ -80,13 +82,25 @@ def queue_options(command: Command) -> Command:
 
 def json_object(text: str, param_hint: str | None = None) -> dict[str, Any]:
     """Read a JSON object from the command line."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint=param_hint) from error
+    value = _json(text, param_hint)
     if not isinstance(value, dict):
         raise click.BadParameter("should be a JSON object", param_hint=param_hint)
     return value
+
+
+def json_array(text: str) -> list[Any]:
+    """Read a JSON array from the command line."""
+    value = _json(text)
+    if not isinstance(value, list):
+        raise click.BadParameter("should be a JSON array")
+    return value
+
+
+def _json(text: str, param_hint: str | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint=param_hint) from error
 
 
 def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:

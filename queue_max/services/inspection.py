@@ -112,6 +112,13 @@ class InspectionService:
                 return found
         raise JobNotFoundError(f"there is no job {ref}; one that is done is deleted")
 
+    def has_ended(self, job: object) -> bool:
+        """Tell whether a job has ended, or is gone; its own shard alone is asked."""
+        ref = JobRef.of(job)
+        with self._store.reading(ref.shard_id) as unit:
+            found = unit.jobs.find(ref)
+        return found is None or found.is_terminal
+
     def attempts(self, job: object) -> list[Attempt]:
         """Read the failed attempts at a job, the first one first."""
         found = self.find(job)

@@ -71,13 +71,17 @@ class IntakeService:
             for shard_id in (None, *store.shard_ids)
         }
 
-    def submit(self, item: Mapping[str, Any]) -> JobHandle:
+    def submit(self, item: Mapping[str, Any], wait: float | None = None) -> JobHandle:
         """Store one job, described by the arguments of `enqueue`.
 
-        Those that threads hand in at the same time are stored together.
+        Those that threads hand in at the same time are stored together, but for a job that is to
+        wait no longer than `wait` seconds for the shard it is bound to.
         """
         job = self._check_fields(item)
-        outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)
+        if wait is None:
+            outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)
+        else:
+            [outcome] = self._store_by_shard([job], self._choose_shard, wait)
         if isinstance(outcome, QueueError):
             raise outcome
         self._tell([outcome])
@@ -177,7 +181,10 @@ class IntakeService:
         return self._store_by_shard(new, lambda _job: shard_id)
 
     def _store_by_shard(
-        self, new: Sequence[NewJob], choose: Callable[[NewJob], int]
+        self,
+        new: Sequence[NewJob],
+        choose: Callable[[NewJob], int],
+        wait: float | None = None,
     ) -> list[Outcome]:
         """Store jobs, a transaction a shard; gives the handle of each, or why it has none."""
         parts: dict[tuple[int, bool], list[NewJob]] = defaultdict(list)
@@ -190,7 +197,7 @@ class IntakeService:
             parts[choose(job), job.is_bound].append(job)
         for (shard_id, is_bound), part in parts.items():
             try:
-                outcomes |= self._store_part(shard_id, part, is_bound=is_bound)
+                outcomes |= self._store_part(shard_id, part, wait, is_bound=is_bound)
             except _InDoubtError as doubt:
                 outcomes |= dict.fromkeys((job.uid for job in part), doubt.error)
             except (ShardError, QueueClosedError) as error:
@@ -198,7 +205,7 @@ class IntakeService:
         return [outcomes[job.uid] for job in new]
 
     def _store_part(
-        self, chosen: int, part: Sequence[NewJob], *, is_bound: bool
+        self, chosen: int, part: Sequence[NewJob], wait: float | None, *, is_bound: bool
     ) -> dict[str, JobHandle]:
         """Store jobs in the chosen shard; those that are not bound to it go round it if need be."""
 
@@ -215,7 +222,7 @@ class IntakeService:
             return stored
 
         if is_bound:
-            return store(chosen)
+            return store(chosen, wait)
         refusals = []
         for _shard_id, outcome in self._store.visit(self._beginning_with(chosen), store):
             if not isinstance(outcome, ShardError):

@@ -1,8 +1,9 @@
 """The data directory: which files belong to a queue, made once and never lost track of.
 
-`control.db` holds the shard map. A shard is entered there before its file is made, so that a
-file which is missing later is known to be missing, and is never made anew in silence. Each shard
-mirrors the directory's identity and size, so that the map can be made anew from the shards.
+`control.db` holds the shard map, and the schedules. A shard is entered there before its file is
+made, so that a file which is missing later is known to be missing, and is never made anew in
+silence. Each shard mirrors the directory's identity and size, so that the map can be made anew from
+the shards.
 """
 
 import logging
@@ -75,6 +76,11 @@ class Directory:
         )
         self.room = Room(self.path)
         self._shards: dict[int, SqliteDatabase] = {}
+
+    @property
+    def control(self) -> Database:
+        """The control database; what is durable in it belongs in every backup."""
+        return self._control
 
     def exists(self) -> bool:
         """Tell whether a queue of this version, or of 0.1, lies here."""

@@ -214,3 +214,29 @@ shard_map = Table(
     Column("is_new", Integer, nullable=False),
     Column("added_at", UtcTime, nullable=False),
 )
+
+schedules = Table(
+    "schedules",
+    control_tables,
+    Column("name", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    # Seconds; None where there is a cron expression.
+    Column("interval", Float),
+    Column("cron", Text),
+    Column("tz", Text, nullable=False),
+    Column("misfire", Text, nullable=False),
+    Column("misfire_cap", Integer, nullable=False),
+    Column("overlap", Text, nullable=False),
+    # Of its jobs, as JSON.
+    Column("options", Text, nullable=False),
+    Column("is_paused", Integer, nullable=False),
+    Column("next_at", UtcTime, nullable=False),
+    # The last tick that was fired, and the key of its job.
+    Column("last_at", UtcTime),
+    Column("last_job", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+Index("ix_schedules_next_at", schedules.c.next_at)

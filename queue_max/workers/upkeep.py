@@ -1,6 +1,7 @@
 """What a process with workers does beside its jobs.
 
-It shows that it lives, keeps the leases of its jobs, and recovers the jobs of others that died.
+It shows that it lives, keeps the leases of its jobs, recovers the jobs of others that died, and
+stores those of schedules.
 """
 
 import logging
@@ -169,6 +170,7 @@ class Upkeep:
         """Give what threads do until they are told to stop: a name, a function, its arguments."""
         yield "queue-max-settling", self._services.dispatcher.tend
         yield "queue-max-overseer", self.overseer.oversee
+        yield "queue-max-schedules", self._services.schedules.tend
         if self._bell is not None:
             yield "queue-max-hearing", self._hear, self._bell
 

@@ -72,6 +72,10 @@ RETRY = "queue_max/services/retry.py"
 BURIAL = "queue_max/services/dead_letters.py"
 SETTLEMENT = "queue_max/services/settlement.py"
 DISPATCHER = "queue_max/services/dispatcher.py"
+SCHEDULES = "queue_max/services/schedules.py"
+PLANS = "queue_max/domain/schedules.py"
+RHYTHMS = "queue_max/domain/rhythms.py"
+CALENDAR = "queue_max/repositories/schedules.py"
 COMPANY = "queue_max/workers/company.py"
 WORKER = "queue_max/workers/worker.py"
 
@@ -393,6 +397,57 @@ MUTATIONS = [
         "    _gate.shut()\n",
         "",
         "tests/storage/test_forking.py",
+    ),
+    # Schedules
+    mutation(
+        "schedules: the job of a tick has no key",
+        PLANS,
+        'described |= {"unique_key": key, "unique_for": KEY_KEPT}',
+        "described |= {}",
+        "tests/services/test_schedules.py",
+    ),
+    mutation(
+        "schedules: whoever fired a tick advances the schedule",
+        CALENDAR,
+        "                schedules.c.revision == read.revision,\n"
+        "                schedules.c.next_at == read.next_at,\n",
+        "",
+        "tests/repositories/test_schedules.py",
+    ),
+    mutation(
+        "schedules: a rhythm that is changed forgets what was fired",
+        PLANS,
+        "now if self.last_at is None else max(now, self.last_at)",
+        "now",
+        "tests/domain/test_schedules.py",
+    ),
+    mutation(
+        "schedules: a time of the hour before comes again",
+        RHYTHMS,
+        "if tick > last:",
+        "if tick != last:",
+        "tests/domain/test_schedules.py",
+    ),
+    mutation(
+        "schedules: what is due is not read again before it is fired",
+        SCHEDULES,
+        "        if schedule is None or schedule.is_paused:\n            return\n",
+        "        assert schedule is not None\n",
+        "tests/services/test_schedules.py",
+    ),
+    mutation(
+        "schedules: a locked shard holds up all",
+        SCHEDULES,
+        "if not self._try(name, 0.0)]",
+        "if not self._try(name, 30.0)]",
+        "tests/services/test_schedules.py",
+    ),
+    mutation(
+        "schedules: jobs overlap",
+        SCHEDULES,
+        "if schedule.overlap is Overlap.ALLOW or not ticks:",
+        "if ticks:",
+        "tests/services/test_schedules.py",
     ),
 ]
 

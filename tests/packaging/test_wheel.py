@@ -130,14 +130,14 @@ def test_the_wheel_holds_every_module_and_no_litter(in_wheel: list[str]) -> None
     assert not [name for name in in_wheel if name.endswith(".pyc") or "tests" in name]
 
 
-def test_the_wheel_asks_for_four_distributions_and_others_only_as_extras(wheel: Path) -> None:
+def test_the_wheel_asks_for_five_distributions_and_others_only_as_extras(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         fields = email.message_from_bytes(archive.read(metadata))
 
     required = fields.get_all("Requires-Dist") or []
     core = {each.split(">")[0].split("<")[0] for each in required if "extra ==" not in each}
-    assert core == {"sqlalchemy", "alembic", "pydantic-settings", "click"}
+    assert core == {"sqlalchemy", "alembic", "pydantic-settings", "click", "cronsim"}
     assert "all" in (fields.get_all("Provides-Extra") or [])
     assert fields["Requires-Python"] == ">=3.11"
 

@@ -23,6 +23,7 @@ from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
@@ -34,6 +35,7 @@ from queue_max.services.leases import LeaseService
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
+from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
@@ -110,6 +112,14 @@ def store(shards: list[SqliteDatabase], clock: FakeClock) -> Iterator[Store]:
     store = Store(shards, clock)
     yield store
     store.close()
+
+
+@pytest.fixture
+def control(migrated: Path, tmp_path: Path, clock: FakeClock) -> Iterator[Control]:
+    path = Path(shutil.copy(migrated / "control.db", tmp_path))
+    control = Control(SqliteDatabase(path, None, SqliteOptions(full_sync=False)), clock)
+    yield control
+    control.close()
 
 
 @pytest.fixture
@@ -273,6 +283,17 @@ def retention(store: Store, kept: DaysKept) -> RetentionService:
 @pytest.fixture
 def inspection(store: Store) -> InspectionService:
     return InspectionService(store)
+
+
+@pytest.fixture
+def schedules(
+    control: Control,
+    intake: IntakeService,
+    inspection: InspectionService,
+    rng: random.Random,
+    clock: FakeClock,
+) -> ScheduleService:
+    return ScheduleService(control, intake, inspection, rng, clock=lambda: clock.now.timestamp())
 
 
 # Steps in a job's life

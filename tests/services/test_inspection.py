@@ -128,6 +128,29 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return naps
 
 
+@two_shards
+def test_whether_a_job_has_ended_is_told_by_its_own_shard(
+    inspection: InspectionService,
+    retry: RetryService,
+    settlement: SettlementService,
+    start: Start,
+    damage: Callable[[int], None],
+) -> None:
+    damage(1)
+    running, again, failed, done = [start().key for _ in range(4)]
+    for key, permanent in ((again, False), (failed, True)):
+        retry.settle(inspection.find(key).id, 0, "no", permanent=permanent)
+    settlement.complete(inspection.find(done).id, 0)
+    assert [inspection.has_ended(key) for key in (running, again, failed, done)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    with pytest.raises(ShardDamagedError):
+        inspection.has_ended("1-17")
+
+
 def test_few_jobs_are_counted_anew_each_time(inspection: InspectionService, add: Add) -> None:
     for number in range(1, 4):
         add()

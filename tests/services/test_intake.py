@@ -91,6 +91,17 @@ def test_a_job_that_waits_for_a_locked_shard_holds_up_no_other(
         assert bound.result(30)["shard_id"] == 0
 
 
+@two_shards
+def test_a_job_may_say_how_long_it_waits_for_the_shard_it_is_bound_to(
+    intake: IntakeService, locked: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    job, begun = {"payload": {}, "pagina_id": 1}, time.monotonic()
+    with locked(1), pytest.raises(ShardBusyError):
+        intake.submit(job, 0.0)
+    assert time.monotonic() - begun < 10  # and not for as long as the busy timeout
+    assert intake.submit(job, 0.0)["shard_id"] == 1
+
+
 @three_shards
 def test_of_jobs_that_are_submitted_at_once_each_gets_its_own_error(
     intake: IntakeService, damage: Callable[[int], None], store: Store

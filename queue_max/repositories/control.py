@@ -1,0 +1,63 @@
+"""Control: transactions on the control database, with the repositories of its tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from queue_max.domain.clock import Clock
+from queue_max.exceptions import QueueClosedError
+from queue_max.repositories.schedules import ScheduleRepository
+from queue_max.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class ControlUnit:
+    """One transaction; `now` was read after its lock was taken, and is its only time."""
+
+    now: datetime
+    schedules: ScheduleRepository
+
+
+class Control:
+    """The control database, opened as a unit of work.
+
+    Nobody writes to a shard within one: whoever wants the control database would wait for that.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._database = database
+        self._clock = clock
+        self._is_closed = False
+
+    @contextmanager
+    def writing(self, wait: float | None = None) -> Iterator[ControlUnit]:
+        """Open a transaction: committed on leaving, undone by an exception.
+
+        `wait` is how many seconds to wait for other writers (the busy timeout by default);
+        after that, ShardBusyError.
+        """
+        with self._open().writing(wait) as connection:
+            yield self._unit(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[ControlUnit]:
+        """Open a transaction that only reads, and waits for no one."""
+        with self._open().reading() as connection:
+            yield self._unit(connection)
+
+    def close(self) -> None:
+        """Close it; who uses it from now on is told so."""
+        self._is_closed = True
+        self._database.close()
+
+    def _open(self) -> Database:
+        if self._is_closed:
+            raise QueueClosedError
+        return self._database
+
+    def _unit(self, connection: Connection) -> ControlUnit:
+        now = self._clock() if self._clock else self._database.now(connection)
+        return ControlUnit(now, ScheduleRepository(connection, now))
