@@ -36,6 +36,7 @@ from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter, RateLimitUnit
 from queue_max.queue import Queue
 from queue_max.tasks.binding import default_queue, set_default_queue
+from queue_max.tasks.periodic import PeriodicTask, periodic_task
 from queue_max.tasks.retryable import retryable_task
 from queue_max.tasks.task import Task, task
 from queue_max.workers.async_worker import AsyncWorker
@@ -66,6 +67,7 @@ __all__ = [
     "LeaseLostError",
     "PartialBatchError",
     "PayloadError",
+    "PeriodicTask",
     "Permanent",
     "Queue",
     "QueueClosedError",
@@ -94,6 +96,7 @@ __all__ = [
     "current_job",
     "default_queue",
     "is_retryable_error",
+    "periodic_task",
     "retryable_task",
     "set_default_queue",
     "task",

@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from queue_max import checks
 from queue_max.exceptions import ConfigurationError
+from queue_max.queue import Queue
 from queue_max.tasks.arguments import Arguments
 from queue_max.workers.running import RunningJob
 
@@ -81,6 +82,9 @@ class TaskFunction(Generic[P, R]):
         if self._arguments.takes_context:
             kwargs["ctx"] = running
         return self._function(*args, **kwargs)
+
+    def declare(self, queue: Queue) -> None:
+        """Store its schedule in a queue: it has none."""
 
     def succeeded(self, result: Any) -> Any:
         """Tell whoever asked that a call is done."""

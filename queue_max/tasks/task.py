@@ -127,8 +127,10 @@ class Task(TaskFunction[P, R]):
         They are priority, max_retries, retry_delay, retry, timeout, pagina_id, unique_key,
         unique_for, keep_result and queue.
         """
-        changed = self.options.changed(options)
-        return type(self)(self._function, self.task_name, self.version, changed, self._callbacks)
+        return self._like(self.options.changed(options))
+
+    def _like(self, options: TaskOptions) -> Self:
+        return type(self)(self._function, self.task_name, self.version, options, self._callbacks)
 
     def get_queue(self) -> Queue:
         """Give the queue its jobs go to: its own, or the default one."""
@@ -265,7 +267,7 @@ def task(  # noqa: PLR0913 - the contract's
 
 
 def decorator(
-    kind: type[Task[..., Any]],
+    make: Callable[..., Task[..., Any]],
     *,
     name: str | None = None,
     version: int = FIRST_VERSION,
@@ -274,7 +276,7 @@ def decorator(
     on_failure: Callable[..., object] | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Give a decorator that makes tasks of some kind; the arguments are those of `task`."""
+    """Give a decorator that has tasks made; the further arguments are those of `task`."""
     if rate_limit is not None:
         raise ConfigurationError(
             f"rate_limit={checks.shown(rate_limit)}: a task has no limit of its own; give its "
@@ -284,7 +286,7 @@ def decorator(
     given, callbacks = TaskOptions.of(options), Callbacks(on_success, on_failure)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        made = kind(function, name or name_of(function), version, given, callbacks)
+        made = make(function, name or name_of(function), version, given, callbacks)
         tasks.add(made)
         return cast("Task[P, R]", made)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from queue_max.domain.job import Job
 from queue_max.domain.tasks import gate_of, gate_of_job
 from queue_max.exceptions import ConfigurationError
+from queue_max.queue import Queue
 from queue_max.workers.running import RunningJob
 
 ProcessFunction = Callable[..., Any]
@@ -39,6 +40,9 @@ class TaskFunction(Protocol):
 
     def run(self, payload: Mapping[str, Any], running: RunningJob) -> Any:
         """Call the function with the arguments of a payload."""
+
+    def declare(self, queue: Queue) -> None:
+        """Store its schedule in a queue, if it has one."""
 
     def succeeded(self, result: Any) -> None:
         """Hear of a job that is done."""
@@ -77,9 +81,10 @@ class TaskRegistry:
         """Name all of them."""
         return self._tasks.keys()
 
-    def names(self) -> list[str]:
-        """Give their names, in order."""
-        return sorted({task.task_name for task in self._tasks.values()})
+    def declare(self, queue: Queue) -> None:
+        """Let those that have a schedule store it in a queue."""
+        for task in list(self._tasks.values()):
+            task.declare(queue)
 
 
 tasks = TaskRegistry()

@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from queue_max import forking
-from queue_max.exceptions import QueueClosedError, ShardError
+from queue_max.exceptions import QueueClosedError, QueueError, ShardError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
 from queue_max.storage import bells
 from queue_max.storage.bells import Bell
 from queue_max.workers.overseer import Employer, Overseer
-from queue_max.workers.repertoire import Repertoire
+from queue_max.workers.repertoire import Repertoire, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Upkeep:
     """Background loops, shared by all workers of a queue while at least one runs."""
 
     def __init__(self, queue: Queue) -> None:
+        self._queue = weakref.ref(queue)
         self._services = queue.services
         self.overseer = Overseer(queue.services.leases)
         self._workers = 0
@@ -170,9 +171,19 @@ class Upkeep:
         """Give what threads do until they are told to stop: a name, a function, its arguments."""
         yield "queue-max-settling", self._services.dispatcher.tend
         yield "queue-max-overseer", self.overseer.oversee
-        yield "queue-max-schedules", self._services.schedules.tend
+        yield "queue-max-schedules", self._tend_schedules
         if self._bell is not None:
             yield "queue-max-hearing", self._hear, self._bell
+
+    def _tend_schedules(self, stopping: threading.Event) -> None:
+        """See to all schedules, those first that tasks of this process have declared."""
+        if (queue := self._queue()) is not None:
+            try:
+                tasks.declare(queue)
+            except QueueError as error:
+                logger.error("schedules of tasks were not declared: %s", error)
+        del queue
+        self._services.schedules.tend(stopping)
 
     def _hear(self, stopping: threading.Event, bell: Bell) -> None:
         """Hear from other processes where there are new jobs."""
