@@ -65,6 +65,7 @@ def test_a_worker_declares_the_schedules_of_its_process(queue: Queue, worker: Wo
     task(queue, name="another")(report)  # one without a schedule
     worker.start()
     eventually(queue.schedules.list)
+    assert worker.stop(30)
     (schedule,) = queue.schedules.list()
     assert (schedule.name, schedule.task) == (made.task_name, made.task_name)
     assert (schedule.cron, schedule.tz) == ("30 2 * * *", "Europe/Berlin")
