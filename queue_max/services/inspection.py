@@ -75,6 +75,15 @@ class InspectionService:
                     longest = max(longest, (unit.now - since).total_seconds())
         return longest
 
+    def is_idle(self) -> bool:
+        """Tell whether no job is due, and none runs; one that is scheduled for later is neither."""
+        return not any(map(self._is_busy, self._store.shard_ids))
+
+    def _is_busy(self, shard_id: int) -> bool:
+        with self._store.reading(shard_id) as unit:
+            is_due = unit.claims.has_due(DEFAULT_QUEUE)
+            return is_due or unit.job_lists.counts(at_most=1).processing > 0
+
     def totals(self, shard_ids: Iterable[int] | None = None) -> Totals:
         """Count the jobs that ended since the queue was made, in all shards or in some."""
         processed = failed = 0

@@ -153,8 +153,7 @@ class WorkerPool:
         if any(worker.get_current_job() for worker in self.workers):
             return False
         queues = {worker.queue for worker in self.workers}
-        counts = [queue.services.inspection.counts(at_most=1) for queue in queues]
-        return not any(each.pending or each.processing for each in counts)
+        return all(queue.services.inspection.is_idle() for queue in queues)
 
     def _make_worker(self, model: BaseWorker) -> BaseWorker:
         self._made += 1

@@ -37,6 +37,26 @@ def test_counts_are_those_of_all_shards_or_of_one(
 
 
 @two_shards
+def test_the_queue_is_idle_when_no_job_is_due_and_none_runs(
+    inspection: InspectionService,
+    retry: RetryService,
+    add: Add,
+    claim: Callable[..., Job | None],
+    clock: FakeClock,
+) -> None:
+    assert inspection.is_idle()
+    add(1, shard_id=1)
+    assert not inspection.is_idle()
+    running = claim(shard_id=1)
+    assert running is not None
+    assert not inspection.is_idle()
+    retry.settle(running.id, 1, "not yet")
+    assert inspection.is_idle()
+    clock.advance(3600)  # it is due, and nobody has made it pending
+    assert not inspection.is_idle()
+
+
+@two_shards
 def test_totals_are_those_of_all_shards_or_of_one(
     inspection: InspectionService,
     retry: RetryService,
