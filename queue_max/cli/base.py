@@ -20,7 +20,7 @@ from queue_max.exceptions import (
 from queue_max.queue import Queue
 from queue_max.settings import Settings, misspelt
 
-FAILURE, USAGE, DATABASE, NOT_FOUND, UNHEALTHY, INTERRUPTED = 1, 2, 3, 4, 5, 130
+FAILURE, USAGE, DATABASE, NOT_FOUND, UNHEALTHY, GRACE_OVER, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -37,6 +37,7 @@ _CODES: dict[type[QueueError], int] = {
 }
 
 _META = "queue_max.options"
+_WORDS = "queue_max.words"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,6 +60,23 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except QueueError as error:
             raise Fault(str(error), _exit_code(error)) from error
+
+
+class RepeatableCommand(click.Command):
+    """A command that another process can be told in the same words."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as they were given."""
+        ctx.meta[_WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def repeated(ctx: click.Context, *more: str) -> list[str]:
+    """Give the command line of a RepeatableCommand; what it was told beats `more` options."""
+    before = [
+        f"--{name.replace('_', '-')}={value}" for name, value in ctx.meta.get(_META, {}).items()
+    ]
+    return [*before, str(ctx.info_name), *more, *ctx.meta[_WORDS]]
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:

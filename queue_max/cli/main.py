@@ -30,7 +30,7 @@ def commands(ctx: click.Context, /) -> None:
 
     Options of the queue may stand before the command or after it. Data goes to stdout, words to
     stderr. Exit codes: 0 done, 1 failure, 2 usage, 3 database or schema, 4 not found,
-    5 unhealthy, 130 interrupted.
+    5 unhealthy, 6 a worker's grace was over, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,59 +1,80 @@
-"""`queue-max worker`: workers in this process, until a signal."""
+"""`queue-max worker`: which function runs, and in how many threads and processes."""
 
 import importlib
 import math
 import os
 import re
-import signal
 import socket
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from queue_max.cli import output
-from queue_max.cli.base import FAILURE, Fault, open_queue, queue_options
-from queue_max.exceptions import QueueError
+from queue_max.cli.base import RepeatableCommand, open_queue, queue_options
+from queue_max.cli.process import WorkerProcess
+from queue_max.cli.processes import ProcessOptions, process_options, supervise
 from queue_max.queue import Queue
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.repertoire import ProcessFunction
-from queue_max.workers.worker import Worker, WorkerState
-
-STATS_EVERY = 60.0  # seconds
-SIGNALS_EVERY = 0.05
+from queue_max.workers.worker import Worker
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-@click.command()
+@click.command(cls=RepeatableCommand)
 @click.option(
     "--function", "name", required=True, metavar="MODULE:FUNCTION", help="Is given each payload."
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    metavar="M",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Run so many jobs at a time, in threads of each process.",
+)
+@process_options
 @queue_options
 @click.pass_context
-def worker(ctx: click.Context, /, name: str, workers: int) -> None:
+def worker(ctx: click.Context, /, name: str, workers: int, **options: Any) -> None:
     """Run jobs until SIGTERM or SIGINT.
 
-    The first signal lets running jobs end; a second one takes them back and leaves at once: they
-    run again, or have failed where no attempt is left.
+    The first signal lets running jobs end, for as long as --grace says; a second one takes them
+    back and leaves at once: they run again, or have failed where no attempt is left.
+
+    With --processes, a supervisor starts the processes that run jobs; it imports the function,
+    too, to find what is wrong before it starts any.
+
+    Exit codes: 0 when all jobs ended by themselves, 6 when running ones were taken back because
+    their grace was over, 130 or 143 when a second signal took them back. Of several processes,
+    the highest.
     """
+    chosen = ProcessOptions(**options)
+    chosen.check()
+    if chosen.need_supervisor:
+        module, _ = _split(name)
+        ctx.exit(supervise(ctx, chosen, load=lambda: _load(name), modules=[module]))
     function = _load(name)
     queue = open_queue(ctx, create=True)
+    chosen.check_memory()
     me = f"{socket.gethostname()}-{os.getpid()}"
+    endings = chosen.endings()
+    on_start = endings.note_start if endings.are_possible else None
     pool = WorkerPool(
-        [Worker(f"{me}-worker-{number}", function, queue) for number in range(1, workers + 1)]
+        [
+            Worker(f"{me}-worker-{number}", function, queue, on_job_start=on_start)
+            for number in range(1, workers + 1)
+        ]
     )
-    signals = _Signals()
-    output.say(f"  Started {workers} worker(s) processing {name}")
-    output.say(f"  Queue: {_place(queue)}, {queue.num_shards} shards, {_rate(queue)}")
-    output.say("  Press Ctrl+C to stop.")
-    _run_until_signalled(pool, signals)
-    if any(each.state == WorkerState.ERROR for each in pool.workers):
-        raise Fault("A worker ended by an error of its own; see the log.", FAILURE)
+    endings.concern(pool.workers)
+    process = WorkerProcess(pool, endings, grace=chosen.grace, line=chosen.line())
+    process.say(f"Started {workers} worker(s) processing {name}")
+    process.say(f"Queue: {_place(queue)}, {queue.num_shards} shards, {_rate(queue)}")
+    if chosen.supervised is None:
+        process.say("Press Ctrl+C to stop.")
+    process.run()
 
 
 def _place(queue: Queue) -> Path:
@@ -65,73 +86,17 @@ def _rate(queue: Queue) -> str:
     return "no limit" if limit == math.inf else f"{limit} req/min"
 
 
-class _Signals:
-    """Notes SIGINT and SIGTERM from now on.
-
-    Nothing is locked for it: a handler runs in the midst of what the main thread does, and would
-    wait for ever for a lock that thread holds.
-    """
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _frame: self.received.append(number))
-
-    def wait_for(self, count: int, timeout: float) -> bool:
-        """Wait until that many have come; False when `timeout` seconds are over before."""
-        deadline = time.monotonic() + timeout
-        while len(self.received) < count and time.monotonic() < deadline:
-            time.sleep(SIGNALS_EVERY)
-        return len(self.received) >= count
-
-
-def _run_until_signalled(pool: WorkerPool, signals: _Signals) -> None:
-    pool.start_all()
-    while not signals.wait_for(1, STATS_EVERY):
-        _say_stats(pool)
-    for each in pool.workers:
-        each.request_stop()
-    output.say("  Stopping: running jobs may end. A second signal takes them back.")
-    while any(each.is_running for each in pool.workers):
-        if signals.wait_for(2, SIGNALS_EVERY):
-            _leave(pool, signals.received[-1])
-    pool.stop_all(timeout=None)  # what was claimed and not begun goes back
-    _say_stats(pool)
-
-
-def _leave(pool: WorkerPool, number: int) -> None:
-    """End the process although jobs run: their threads cannot be ended otherwise."""
-    taken = 0
-    for each in pool.workers:
-        try:
-            taken += each.hand_back()
-        except QueueError as error:
-            output.say(f"  Not taken back, the job is free when its lease is over: {error}")
-    output.say(f"  Took {taken} running job(s) back; what had no attempt left has failed.")
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # it may be closed, or nobody reads it any more
-            stream.flush()
-    os._exit(128 + number)
-
-
-def _say_stats(pool: WorkerPool) -> None:
-    try:
-        queue = pool.workers[0].queue.get_stats()
-    except QueueError as error:
-        output.say(f"  [Stats] {error}")
-        return
-    totals = pool.get_stats()
-    output.say(
-        f"  [Stats] Pending: {queue['pending']} | Processed: {totals['total_processed']} | "
-        f"Failed: {totals['total_failed']} | Circuit: {queue['circuit_state']}"
-    )
+def _split(name: str) -> tuple[str, str]:
+    """Give the names of the module, and of the function in it."""
+    if not _FUNCTION.fullmatch(name):
+        raise click.BadParameter(f"{name!r} should be MODULE:FUNCTION", param_hint="--function")
+    module_name, _, path = name.partition(":")
+    return module_name, path
 
 
 def _load(name: str) -> ProcessFunction:
     """Import the function that the operator named; its module may lie in the current folder."""
-    if not _FUNCTION.fullmatch(name):
-        raise click.BadParameter(f"{name!r} should be MODULE:FUNCTION", param_hint="--function")
-    module_name, _, path = name.partition(":")
+    module_name, path = _split(name)
     with suppress(FileNotFoundError):  # the current folder may be gone
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())

@@ -2,13 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from click.testing import Result
+from support.programs import JOBS, eventually, read_until
 
 from queue_max import JobStatus, Queue
 from queue_max.storage import driver
@@ -18,32 +18,11 @@ Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# Notes that a job began in a file of its own, and stays until the file `leave` is there.
-JOBS = """
-import os, threading, time
-
-def note(payload):
-    open(f"began-{payload['n']}", "w").close()
-
-def stay(payload):
-    note(payload)
-    while not os.path.exists("leave"):
-        time.sleep(0.005)
-
-class Holder:
-    note = staticmethod(note)
-
-async def note_later(payload):
-    note(payload)
-
-number = 5
-"""
-
 # Statistics are due many times between two looks of the worker.
 TALKATIVE = """
-from queue_max.cli import workers
+from queue_max.cli import process
 
-workers.STATS_EVERY = 0.01
+process.STATS_EVERY = 0.01
 
 def work(payload): ...
 """
@@ -69,23 +48,6 @@ def start_worker(start: Start) -> Start:
         return process
 
     return call
-
-
-def read_until(words: str, stream: IO[str] | None) -> str:
-    assert stream is not None
-    text = ""
-    while words not in text:
-        line = stream.readline()
-        assert line, f"{words!r} was never said, but {text!r}"
-        text += line
-    return text
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def add_jobs(queue: Queue, number: int) -> None:
@@ -307,7 +269,7 @@ def test_a_second_signal_ends_the_worker_although_its_job_cannot_be_handed_back(
     assert queue.list_jobs()[0].status == JobStatus.PROCESSING
 
 
-def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
+def test_a_process_whose_workers_ended_by_errors_of_their_own_ends_as_a_failure(
     start: Start, queue: Queue, tmp_path: Path
 ) -> None:
     (tmp_path / "sabotage.py").write_text(
@@ -317,10 +279,9 @@ def test_a_worker_that_ended_by_an_error_of_its_own_is_a_failure(
         "def work(payload): ...\n"
     )
     process = start("worker", "--function", "sabotage:work")
-    read_until("ended by an error of its own", process.stderr)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert "no worker runs any more" in err
     assert "Error: A worker ended" in err
 
 
