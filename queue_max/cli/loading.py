@@ -1,0 +1,73 @@
+"""Importing what `queue-max worker` is told to run."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import click
+
+from queue_max.workers.repertoire import ProcessFunction, tasks
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_FUNCTION = re.compile(rf"(?P<module>{_MODULE.pattern}):(?P<path>{_MODULE.pattern})")
+
+
+def load(function: str | None, apps: Sequence[str]) -> ProcessFunction | None:
+    """Import the modules that define tasks, and the function for all other jobs, if one is named.
+
+    A module may lie in the current folder. Raises click's errors for what cannot be loaded.
+    """
+    if function is None and not apps:
+        raise click.UsageError(
+            "nothing to run: give --app MODULE for its tasks, --function MODULE:FUNCTION, or both"
+        )
+    for app in apps:
+        if not _MODULE.fullmatch(app):
+            raise click.BadParameter(f"{app!r} should be a module", param_hint="--app")
+        _import(app, app, "--app")
+    if function is None and not tasks.gates():
+        raise click.BadParameter(f"no task is defined in {', '.join(apps)}", param_hint="--app")
+    return None if function is None else _function(function)
+
+
+def modules_of(function: str | None, apps: Sequence[str]) -> list[str]:
+    """Name the modules that `load` imports."""
+    of_function = [] if function is None else [function.partition(":")[0]]
+    return [*apps, *of_function]
+
+
+def _function(name: str) -> ProcessFunction:
+    match = _FUNCTION.fullmatch(name)
+    if match is None:
+        raise click.BadParameter(f"{name!r} should be MODULE:FUNCTION", param_hint="--function")
+    found: Any = _import(match["module"], name, "--function")
+    try:
+        for part in match["path"].split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise _refusal(name, error, "--function") from error
+    if not callable(found):
+        raise click.BadParameter(f"{name} cannot be called", param_hint="--function")
+    return found  # type: ignore[no-any-return]
+
+
+def _import(module: str, name: str, option: str) -> ModuleType:
+    with suppress(FileNotFoundError):  # the current folder may be gone
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the module is the user's: it may even leave the program
+        raise _refusal(name, error, option) from error
+
+
+def _refusal(name: str, error: BaseException, option: str) -> click.BadParameter:
+    what = f"cannot load {name}: {type(error).__name__}: {error}"
+    return click.BadParameter(what, param_hint=option)
