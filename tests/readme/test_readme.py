@@ -1,4 +1,4 @@
-"""The README's blocks do what they say: each is run, in a folder of its own."""
+"""The blocks of README and docs/tasks.md do what they say: each is run, in a folder of its own."""
 
 import os
 import re
@@ -8,31 +8,38 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/tasks.md")
 
 pytestmark = pytest.mark.slow
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)(?P<mark> not-run)?\n(?P<code>.*?)^```$", re.M | re.S)
 
 
-def blocks() -> list[tuple[int, str, str]]:
-    text = README.read_text()
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """Give the place, language and code of each block that is to be run."""
+    text = (ROOT / page).read_text()
     return [
-        (text.count("\n", 0, found.start()) + 1, found["language"], found["code"])
+        (
+            f"{page} line {text.count(chr(10), 0, found.start()) + 1}",
+            found["language"],
+            found["code"],
+        )
         for found in _BLOCK.finditer(text)
         if not found["mark"]
     ]
 
 
-def test_the_readme_has_blocks_of_both_kinds() -> None:
-    assert {language for _, language, _ in blocks()} == {"python", "bash"}
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_blocks_of_both_kinds(page: str) -> None:
+    assert {language for _, language, _ in blocks(page)} == {"python", "bash"}
 
 
 @pytest.mark.parametrize(
     ("language", "code"),
-    [pytest.param(*rest, id=f"line {line}") for line, *rest in blocks()],
+    [pytest.param(*rest, id=place) for page in PAGES for place, *rest in blocks(page)],
 )
-def test_a_block_of_the_readme_runs(language: str, code: str, tmp_path: Path) -> None:
+def test_a_block_runs(language: str, code: str, tmp_path: Path) -> None:
     command = {
         "python": [sys.executable, "-W", "error", "-c", code],
         "bash": ["bash", "-euo", "pipefail", "-c", code],
