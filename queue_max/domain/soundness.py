@@ -12,9 +12,10 @@ _whole = itemgetter(*_WHOLE)
 _STATUSES = frozenset(map(str, JobStatus))
 
 
-def checksum(uid: str, payload: str) -> int:
+def checksum(uid: str, payload: str, task: str | None = None) -> int:
     """Sum up what names a job and what it is to do: CRC-32, as zlib has it."""
-    return zlib.crc32(f"{uid}\0{payload}".encode())
+    text = f"{uid}\0{payload}" if task is None else f"{uid}\0{payload}\0{task}"
+    return zlib.crc32(text.encode())
 
 
 def damage_of(row: Mapping[str, Any]) -> str | None:
@@ -32,7 +33,9 @@ def damage_of(row: Mapping[str, Any]) -> str | None:
             return f"its {name} is not a number"
     if not isinstance(row["payload"], str) or not isinstance(row["uid"], str):
         return "its payload or uid is not a text"
-    if row["checksum"] not in {None, checksum(row["uid"], row["payload"])}:
+    if not isinstance(row["task"], str | None):
+        return "its task is not a text"
+    if row["checksum"] not in {None, checksum(row["uid"], row["payload"], row["task"])}:
         return "its payload is not the one that was stored"
     return None
 

@@ -145,7 +145,7 @@ class JobRepository:
             job.task,
             job.timeout,
             job.retry_policy,
-            checksum(job.uid, job.payload),
+            checksum(job.uid, job.payload, job.task),
             job.keep_result,
         )
 
@@ -255,11 +255,11 @@ class JobRepository:
             update(jobs)
             .where(is_(job), has_status(JobStatus.FAILED))
             .values(ANOTHER_LIFE)
-            .returning(jobs.c.id, jobs.c.uid)
+            .returning(jobs.c.id, jobs.c.uid, jobs.c.task)
         )
         row = self._connection.execute(statement).one_or_none()
         if row is not None and payload is not None:
-            another = {"payload": payload, "checksum": checksum(row.uid, payload)}
+            another = {"payload": payload, "checksum": checksum(row.uid, payload, row.task)}
             self._connection.execute(update(jobs).where(jobs.c.id == row.id).values(another))
         return None if row is None else row.id
 

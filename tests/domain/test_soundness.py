@@ -7,6 +7,9 @@ from queue_max.domain.soundness import checksum, damage_of, without_damage
 PAYLOAD = '{"n":1,"naïve":true}'
 
 
+A_TASKS = {"task": "a.b", "checksum": checksum("u-1", PAYLOAD, "a.b")}
+
+
 def row(**changes: Any) -> dict[str, Any]:
     sound = {
         "id": 7,
@@ -21,6 +24,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "fence": 1,
         "keep_result": None,
         "timeout": None,
+        "task": None,
     }
     return sound | changes
 
@@ -30,7 +34,7 @@ def test_a_checksum_is_the_crc_32_of_uid_and_payload() -> None:
     assert checksum("u-1", "{}") == 0x7994E41C
 
 
-@pytest.mark.parametrize("changes", [{}, {"checksum": None}, {"keep_result": 60.0}])
+@pytest.mark.parametrize("changes", [{}, {"checksum": None}, {"keep_result": 60.0}, A_TASKS])
 def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
     assert damage_of(row(**changes)) is None
 
@@ -40,6 +44,8 @@ def test_a_row_as_it_was_stored_is_sound(changes: dict[str, Any]) -> None:
     [
         ({"payload": PAYLOAD.replace("1", "3")}, "not the one that was stored"),
         ({"uid": "u-3"}, "not the one that was stored"),
+        ({"task": "a.b"}, "not the one that was stored"),
+        ({"task": 5}, "its task is not a text"),
         ({"checksum": 5}, "not the one that was stored"),
         ({"payload": b"{}"}, "not a text"),
         ({"payload": 5}, "not a text"),
