@@ -76,6 +76,7 @@ SCHEDULES = "queue_max/services/schedules.py"
 PLANS = "queue_max/domain/schedules.py"
 RHYTHMS = "queue_max/domain/rhythms.py"
 CALENDAR = "queue_max/repositories/schedules.py"
+EXCHANGE = "queue_max/services/exchange.py"
 COMPANY = "queue_max/workers/company.py"
 WORKER = "queue_max/workers/worker.py"
 
@@ -292,7 +293,7 @@ MUTATIONS = [
     # The dispatcher
     mutation(
         "suspects and single attempts are buffered",
-        DISPATCHER,
+        EXCHANGE,
         "return job.attempts < job.max_attempts and not job.is_suspect",
         "return True",
         "tests/services/test_dispatcher.py",
@@ -320,10 +321,40 @@ MUTATIONS = [
     ),
     mutation(
         "a damaged job is run",
-        DISPATCHER,
-        "            if job.damage is not None:",
-        "            if False:",
+        EXCHANGE,
+        "        if job.damage is not None:",
+        "        if False:",
         "tests/services/test_dispatcher.py",
+    ),
+    # Tasks, and the ends of jobs
+    mutation(
+        "a job that nobody knows is given to a worker",
+        EXCHANGE,
+        "elif not self._abilities.can_run(job):",
+        "elif False:",
+        "tests/tasks/test_task.py",
+    ),
+    mutation(
+        "a function that ends too late has done its job",
+        "queue_max/workers/execution.py",
+        "    if running.is_late:  # it may",
+        "    if False:  # it may",
+        "tests/workers/test_execution.py",
+    ),
+    mutation(
+        "a job that was given up ends once more when its function does",
+        "queue_max/workers/running.py",
+        "            self._open.pop()\n",
+        "            self._open[:] = self._open\n",
+        "tests/workers/test_ending.py",
+        "tests/workers/test_overseer.py",
+    ),
+    mutation(
+        "a thread that was given up leaves the company a second time",
+        COMPANY,
+        "if kind is not Abandoned:",
+        "if True:",
+        "tests/workers/test_ending.py",
     ),
     # Dead letters
     mutation(
