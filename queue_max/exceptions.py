@@ -19,7 +19,8 @@ QueueError
 ├── LeaseLostError              the job is not, or no longer, run under this fence
 ├── ResultNotKeptError          the job is done, but its result is not, or no longer, kept
 ├── JobFailedError              the job whose result was asked for has failed
-│   └── JobTimeoutError             it ran longer than it may (also a TimeoutError)
+│   ├── JobTimeoutError             it ran longer than it may (also a TimeoutError)
+│   └── ProcessDiedError            the child process that ran it ended before it did
 ├── RateLimitError              no token in time (carries retry_after)
 ├── CircuitBreakerOpenError     the circuit is open (carries retry_after)
 └── JobSignal                   raised or returned by user code, on the job it runs
@@ -162,6 +163,10 @@ class JobFailedError(QueueError):
 
 class JobTimeoutError(JobFailedError, TimeoutError):
     """A job ran longer than its time limit."""
+
+
+class ProcessDiedError(JobFailedError):
+    """The child process that ran a job ended before the job did."""
 
 
 class RateLimitError(QueueError):

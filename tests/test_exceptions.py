@@ -48,6 +48,7 @@ ONE_OF_EACH = [
     exceptions.ResultNotKeptError("no"),
     exceptions.JobFailedError("no"),
     exceptions.JobTimeoutError("no"),
+    exceptions.ProcessDiedError("no"),
     exceptions.RateLimitError("no"),
     exceptions.RateLimitError("no", retry_after=1.5),
     exceptions.CircuitBreakerOpenError("no", 1.5),

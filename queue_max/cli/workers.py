@@ -16,6 +16,7 @@ from queue_max.queue import Queue
 from queue_max.tasks.binding import set_default_queue
 from queue_max.workers.async_worker import AsyncWorker
 from queue_max.workers.base import BaseWorker
+from queue_max.workers.isolation import Isolation
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.worker import Worker
 
@@ -47,6 +48,14 @@ from queue_max.workers.worker import Worker
     type=click.IntRange(min=1, max=10_000),
     help="Run so many coroutines at a time in each worker, on one event loop.",
 )
+@click.option(
+    "--isolation",
+    type=click.Choice([str(each) for each in Isolation]),
+    default=str(Isolation.THREAD),
+    show_default=True,
+    help="Where each job runs: in its worker's thread, or in a child process, which is killed "
+    "when the job takes too long.",
+)
 @process_options
 @queue_options
 @click.pass_context
@@ -57,6 +66,7 @@ def worker(
     function: str | None,
     workers: int,
     concurrency: int | None,
+    isolation: str,
     **options: Any,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT.
@@ -73,6 +83,8 @@ def worker(
     """
     chosen = ProcessOptions(**options)
     chosen.check()
+    if concurrency is not None and isolation != Isolation.THREAD:
+        raise click.UsageError("--concurrency and --isolation: give one of them, not both")
     if chosen.need_supervisor:
         modules = modules_of(function, apps)
         ctx.exit(supervise(ctx, chosen, load=lambda: load(function, apps), modules=modules))
@@ -87,7 +99,7 @@ def worker(
     def make(number: int) -> BaseWorker:
         arguments = (f"{me}-worker-{number}", process_function, queue, on_start)
         if concurrency is None:
-            return Worker(*arguments)
+            return Worker(*arguments, isolation=isolation)
         return AsyncWorker(*arguments, concurrency=concurrency)
 
     pool = WorkerPool([make(number) for number in range(1, workers + 1)])

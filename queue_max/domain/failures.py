@@ -20,6 +20,8 @@ MAX_MESSAGE = 2_048
 LONGEST_RETRY_AFTER = 86_400.0
 MAX_TRACEBACK = 16_384
 
+_STACK = "__queue_max_stack__"
+
 _PHRASES = "|".join(re.escape(status.phrase) for status in HTTPStatus if status >= 400)
 _STATUS_IN_TEXT = re.compile(
     # "404", "404: gone", "404 Client Error" and "404 not found", but not "404 rows updated"
@@ -43,12 +45,14 @@ class Failure:
         """Describe an exception, or a reason in words."""
         if isinstance(error, str):
             return cls("Error", _storable(error)[:MAX_MESSAGE])
-        stack = None
-        if error.__traceback__ or error.__cause__:
-            # The end of a traceback names the error; what is cut is the way there.
-            stack = _storable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
         name = _storable(type(error).__name__)[:MAX_TYPE]
-        return cls(name, _storable(_message(error))[:MAX_MESSAGE], stack)
+        return cls(name, _storable(_message(error))[:MAX_MESSAGE], _stack_of(error))
+
+
+def with_stack(error: BaseException, stack: str | None) -> BaseException:
+    """Give an error from another process, so that `Failure.of` tells where it arose there."""
+    vars(error)[_STACK] = stack
+    return error
 
 
 def is_retryable_error(error: BaseException) -> bool:
@@ -93,6 +97,16 @@ def retry_after(error: BaseException | str) -> float:
             if seconds > 0:
                 return min(seconds, LONGEST_RETRY_AFTER)
     return 0.0
+
+
+def _stack_of(error: BaseException) -> str | None:
+    stack = _attribute(error, _STACK)
+    if isinstance(stack, str):
+        return stack
+    if not error.__traceback__ and not error.__cause__:
+        return None
+    # The end of a traceback names the error; what is cut is the way there.
+    return _storable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
 
 
 def _seconds(value: object) -> float:

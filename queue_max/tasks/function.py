@@ -76,6 +76,11 @@ class TaskFunction(Generic[P, R]):
         code = getattr(inspect.unwrap(self._function), "__code__", None)
         return getattr(code, "co_filename", ""), self._function.__qualname__
 
+    @property
+    def import_name(self) -> str:
+        """The module whose import defines it, in another process."""
+        return self._function.__module__
+
     def run(self, payload: Mapping[str, Any], running: RunningJob) -> Any:
         """Call the function with the arguments of a job's payload."""
         args, kwargs = self._arguments.load(payload.get("args", []), payload.get("kwargs", {}))
@@ -117,9 +122,9 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def _module(name: str) -> str:
     """Give the name under which a module can be imported, whoever runs it as a script."""
-    if name != "__main__":
+    if name not in {"__main__", "__mp_main__"}:  # the latter in child processes
         return name
-    main = sys.modules["__main__"]
+    main = sys.modules[name]
     if (spec := getattr(main, "__spec__", None)) is not None:
         return str(spec.name).removesuffix(".__main__")
     return Path(getattr(main, "__file__", None) or "__main__").stem

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
-from queue_max.domain.job import Job
+from queue_max.domain.job import Job, JobResult
 from queue_max.exceptions import (
     ConfigurationError,
     LeaseLostError,
@@ -312,8 +312,10 @@ class BaseWorker(ABC):
         if running.timeout is not None:
             self._upkeep.overseer.expect(running.deadline)
 
-    def _finish(self, running: RunningJob, outcome: Any) -> None:
-        """Have it written how a job ended."""
+    def _finish(self, running: RunningJob, outcome: JobResult) -> None:
+        """Have it written how a job ended; one that failed as it was given back has not failed."""
+        if running.stopped is StopReason.LEAVING and not outcome.success:
+            return
         self._services.dispatcher.finish(self._account.enter(running.job, outcome))
 
     def _wait_for(self, answer: Coroutine[Any, Any, None]) -> object:

@@ -27,6 +27,10 @@ class TaskFunction(Protocol):
         """Where its function stands: its file, and its name there."""
 
     @property
+    def import_name(self) -> str:
+        """The module whose import defines it, in another process."""
+
+    @property
     def version(self) -> int:
         """Which version of its arguments it takes."""
 

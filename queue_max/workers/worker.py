@@ -1,12 +1,16 @@
 """Worker: one thread that takes jobs and runs them, one after the other."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import closing
 from contextvars import copy_context
+from typing import Any
 
 from queue_max.domain.job import Job, Lease
-from queue_max.workers.base import BaseWorker, WorkerState
+from queue_max.queue import Queue
+from queue_max.workers.base import STOP_GRACE, BaseWorker, WorkerState
 from queue_max.workers.company import Abandoned, in_this_process
-from queue_max.workers.execution import run
+from queue_max.workers.isolation import Isolation, refuse_while_importing, runner_factory
+from queue_max.workers.repertoire import ProcessFunction
 from queue_max.workers.running import RunningJob
 
 __all__ = ["Worker", "WorkerState"]
@@ -27,10 +31,56 @@ class Worker(BaseWorker):
       so by `current_job().should_stop`, a coroutine is cancelled. A thread cannot be ended: a
       function that goes on for `stop_grace` seconds more is left behind in its thread, unseen,
       and the worker goes on in another one. `Queue.cancel` of a running job works the same way.
+    - `isolation`: "process" has functions run in a child process, which is killed at once where a
+      thread is told to stop. Should it die of a job, no other job is harmed. The function has to
+      stand at the top level of a module; its arguments and its result are pickled.
+    - `jobs_per_process`: how many jobs a child process runs, one after the other.
 
     An exception of any kind in the function is the job's failure, never the worker's end; the
     function may be a coroutine function. Errors of the database are logged and waited out.
     """
+
+    def __init__(  # noqa: PLR0913 - the contract's
+        self,
+        worker_id: str,
+        process_function: ProcessFunction | None = None,
+        queue: Queue | None = None,
+        on_job_start: Callable[..., object] | None = None,
+        on_job_complete: Callable[..., object] | None = None,
+        on_job_error: Callable[..., object] | None = None,
+        poll_interval: float = 1.0,
+        job_timeout: float | None = None,
+        *,
+        stop_grace: float = STOP_GRACE,
+        isolation: str = Isolation.THREAD,
+        jobs_per_process: int = 1,
+    ) -> None:
+        self.isolation = isolation
+        self.jobs_per_process = jobs_per_process
+        self._new_runner = runner_factory(isolation, jobs_per_process, process_function)
+        super().__init__(
+            worker_id,
+            process_function,
+            queue,
+            on_job_start,
+            on_job_complete,
+            on_job_error,
+            poll_interval,
+            job_timeout,
+            stop_grace=stop_grace,
+        )
+
+    def start(self) -> None:
+        """Begin to take jobs, or go on after a stop was asked for; harmless when it runs."""
+        if self.isolation == Isolation.PROCESS:
+            refuse_while_importing()
+        super().start()
+
+    def _more_options(self) -> dict[str, Any]:
+        return super()._more_options() | {
+            "isolation": self.isolation,
+            "jobs_per_process": self.jobs_per_process,
+        }
 
     def _reset(self) -> None:
         super()._reset()
@@ -41,6 +91,10 @@ class Worker(BaseWorker):
         """Give the job that runs just now, if one does."""
         running = self._running
         return () if running is None else (running,)
+
+    def _go_on(self) -> None:
+        with closing(self._new_runner(self.repertoire, self.queue)) as self._runner:
+            super()._go_on()
 
     def _run_next(self) -> bool:
         """Take a job and run it, a suspect alone in this process; False when none may start."""
@@ -61,6 +115,7 @@ class Worker(BaseWorker):
         return True
 
     def _take(self) -> Job | None:
+        self._runner.prepare()
         dispatcher = self._services.dispatcher
         if (job := dispatcher.take_ready(self.worker_id)) is None:
             self._be_charged_for_none()
@@ -87,7 +142,7 @@ class Worker(BaseWorker):
             if self._on_job_start is not None:
                 self._account.tell(self._on_job_start, job_id=job.id, payload=job.payload)
             context.run(running.begin)
-            outcome = context.run(run, self.repertoire.call, running)
+            outcome = context.run(self._runner.run, running)
         finally:
             if not running.end():
                 raise Abandoned
