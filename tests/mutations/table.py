@@ -252,6 +252,7 @@ MUTATIONS = [
         PRESENCE,
         "                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "",
+        "tests/storage/test_presence.py",
         MODEL,
     ),
     mutation(
