@@ -209,15 +209,20 @@ class Queue:
     aenqueue_batch = off_loop(enqueue_batch)
 
     def drain(
-        self, process_function: Callable[..., Any] | None = None, *, scheduled: bool = False
+        self,
+        process_function: Callable[..., Any] | None = None,
+        *,
+        scheduled: bool = False,
+        raise_errors: bool = False,
     ) -> int:
         """Run jobs in this thread until none is due; gives how many attempts were made.
 
         Tasks run by their names, other jobs go to `process_function`, or wait where there is
         none; outcomes are written as by any worker. With `scheduled`, what waits for its time, or
-        for its next attempt, is due now. Time limits are looked at when a function has ended.
+        for its next attempt, is due now. Time limits are looked at when a function has ended. With
+        `raise_errors`, the first error of a job is raised once its outcome is written.
         """
-        return _drain(self, process_function, scheduled=scheduled)
+        return _drain(self, process_function, scheduled=scheduled, raise_errors=raise_errors)
 
     def pop_job(self, worker_id: str) -> Job | None:
         """Give the most urgent due job of some shard to a worker, with a lease on it.
@@ -449,12 +454,23 @@ class Drain(Protocol):
     """What runs jobs in the calling thread."""
 
     def __call__(
-        self, queue: Queue, process_function: Callable[..., Any] | None, *, scheduled: bool
+        self,
+        queue: Queue,
+        process_function: Callable[..., Any] | None,
+        *,
+        scheduled: bool,
+        raise_errors: bool,
     ) -> int:
         """Run jobs until none is due; gives how many."""
 
 
-def _no_drain(queue: Queue, process_function: Callable[..., Any] | None, *, scheduled: bool) -> int:
+def _no_drain(
+    queue: Queue,
+    process_function: Callable[..., Any] | None,
+    *,
+    scheduled: bool,
+    raise_errors: bool,
+) -> int:
     raise ConfigurationError("import queue_max, as a whole, to run jobs")
 
 

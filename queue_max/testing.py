@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from queue_max import Job, JobStatus, Queue, Task, set_default_queue
+from queue_max import Job, JobStatus, Queue, Task, checks, set_default_queue
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def immediate_queue() -> Iterator[Queue]:
 
 def enqueued(queue: Queue, task: Task[..., Any] | str | None = None) -> list[Job]:
     """Give the jobs that wait, the oldest first: all, or those of a task, or of its name."""
+    checks.instance("queue", queue, Queue, "a Queue")
     name = task.task_name if isinstance(task, Task) else task
     waiting = reversed(queue.list_jobs(JobStatus.PENDING, None))
     return [job for job in waiting if name is None or job.task == name]
@@ -51,11 +52,12 @@ def assert_enqueued(
 ) -> list[Job]:
     """Assert that such jobs wait, at least one or exactly `count`; gives them.
 
-    Of a task, those with these arguments, if any are given; of other jobs, those whose payload
-    has all that is in `payload`.
+    Of a task, those with these arguments, if any are given, however they were passed; of other
+    jobs, those whose payload has all that is in `payload`.
     """
+    __tracebackhide__ = True
     waiting = enqueued(queue, task)
-    found = [job for job in waiting if _matches(job, args, kwargs, payload or {})]
+    found = [job for job in waiting if _matches(job, task, args, kwargs, payload or {})]
     wanted = "at least 1" if count is None else str(count)
     if (len(found) != count) if count is not None else not found:
         what = [job.payload for job in waiting]
@@ -64,11 +66,16 @@ def assert_enqueued(
 
 
 def _matches(
-    job: Job, args: tuple[Any, ...], kwargs: Mapping[str, Any], payload: Mapping[str, Any]
+    job: Job,
+    task: Task[..., Any] | str | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    payload: Mapping[str, Any],
 ) -> bool:
-    if (args or kwargs) and (job.payload.get("args"), job.payload.get("kwargs")) != (
-        list(args),
-        dict(kwargs),
-    ):
+    if not payload.items() <= job.payload.items():
         return False
-    return payload.items() <= job.payload.items() if payload else True
+    if not args and not kwargs:
+        return True
+    if isinstance(task, Task):
+        return task.is_called_with(job.payload, args, kwargs)
+    return (job.payload.get("args"), job.payload.get("kwargs")) == (list(args), dict(kwargs))

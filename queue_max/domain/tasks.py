@@ -38,6 +38,13 @@ def missing(gate: str) -> str:
     return f"a worker that knows the task {task}, version {version}"
 
 
+def remedy(gate: str) -> str:
+    """Say in words what helps where a job is held by that gate."""
+    if gate == _GATE:
+        return "start one: `queue-max worker --function MODULE:FUNCTION`"
+    return "start one: `queue-max worker --app MODULE` imports the tasks of a module"
+
+
 class Abilities:
     """What the workers of this process can run, all together."""
 

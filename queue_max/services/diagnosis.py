@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from queue_max.domain.tasks import missing
+from queue_max.domain.tasks import missing, remedy
 from queue_max.exceptions import ShardError
 from queue_max.repositories.unit_of_work import Store
 from queue_max.storage import driver, filesystem, migrations
@@ -209,7 +209,7 @@ def _held(store: Store, shard: Database) -> Findings:
                 shard.label,
                 Level.WARNING,
                 f"{number} jobs wait for {missing(gate)}",
-                "start one: `queue-max worker --app MODULE` imports the tasks of a module",
+                remedy(gate),
             )
 
 

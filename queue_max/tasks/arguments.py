@@ -33,6 +33,33 @@ class Arguments:
         """Whether the function wants to be given the running job."""
         return CONTEXT in inspect.signature(self._function).parameters
 
+    def with_context(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], running: object
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Add the running job to the arguments, if the function takes it."""
+        if not self.takes_context:
+            return list(args), dict(kwargs)
+        names = list(inspect.signature(self._function).parameters)
+        at = names.index(CONTEXT)
+        if at < len(args) + 1 and CONTEXT in self._positional:
+            return [*args[:at], running, *args[at:]], dict(kwargs)
+        return list(args), {**kwargs, CONTEXT: running}
+
+    @property
+    def _positional(self) -> list[str]:
+        parameters = inspect.signature(self._function).parameters.values()
+        return [each.name for each in parameters if each.kind in _POSITIONAL]
+
+    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Give arguments, some or all, as they are written, by the names of their parameters."""
+        bound = self._signature.bind_partial(*args, **kwargs)
+        by_kind = {each.name: each.kind for each in self._signature.parameters.values()}
+        rest = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        return {
+            name: value if by_kind[name] in rest else self._dump(name, value)
+            for name, value in bound.arguments.items()
+        }
+
     def dump(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
@@ -111,12 +138,21 @@ class Arguments:
         if adapter is None:
             return value
         try:
-            return adapter.dump_python(adapter.validate_python(value), mode="json")
+            checked = adapter.validate_python(value)
+            text = adapter.dump_python(checked, mode="json", by_alias=True, round_trip=True)
+            is_same = bool(adapter.validate_python(text) == checked)
         except ValidationError as error:
-            raise TypeError(
-                f"Invalid arguments for {self._name}: {name}={checks.shown(value)}: "
-                f"{error.errors(include_url=False)[0]['msg']}"
-            ) from error
+            raise self._refusal(name, value, error.errors(include_url=False)[0]["msg"]) from error
+        except ValueError as error:  # such as bytes that are no text
+            raise self._refusal(name, value, str(error)) from error
+        if not is_same:  # a secret, a field that is left out, a subclass
+            raise self._refusal(name, value, "does not stay the same when it is written as JSON")
+        return text
+
+    def _refusal(self, name: str, value: Any, what: str) -> TypeError:
+        return TypeError(
+            f"Invalid arguments for {self._name}: {name}={checks.shown(value)}: {what}"
+        )
 
     def _load(self, name: str, value: Any) -> Any:
         adapter = self._adapter(name)

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -46,6 +46,11 @@ class TaskFunction(Generic[P, R]):
     def __init__(
         self, function: Callable[P, R], name: str, version: int, callbacks: Callbacks
     ) -> None:
+        for attribute in ("__module__", "__qualname__"):
+            if not isinstance(getattr(function, attribute, None), str):
+                raise ConfigurationError(
+                    f"{checks.shown(function)}: should be a function that a module defines"
+                )
         self.task_name = name
         self.version = version
         self.is_async = inspect.iscoroutinefunction(function)
@@ -84,9 +89,15 @@ class TaskFunction(Generic[P, R]):
     def run(self, payload: Mapping[str, Any], running: RunningJob) -> Any:
         """Call the function with the arguments of a job's payload."""
         args, kwargs = self._arguments.load(payload.get("args", []), payload.get("kwargs", {}))
-        if self._arguments.takes_context:
-            kwargs["ctx"] = running
+        args, kwargs = self._arguments.with_context(args, kwargs, running)
         return self._function(*args, **kwargs)
+
+    def is_called_with(
+        self, payload: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether a job's payload has these arguments, some or all of its own."""
+        found = self._arguments.named(payload["args"], payload["kwargs"])
+        return self._arguments.named(args, kwargs).items() <= found.items()
 
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue: it has none."""

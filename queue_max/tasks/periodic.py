@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from queue_max import forking
 from queue_max.domain.schedules import DEFAULT_CAP, OPTIONS, Misfire, Overlap, check_schedule
+from queue_max.exceptions import ConfigurationError
 from queue_max.queue import Queue
 from queue_max.tasks.function import Callbacks
 from queue_max.tasks.task import Task, TaskOptions, decorator
@@ -146,6 +147,8 @@ def periodic_task(  # noqa: PLR0913 - the words of a schedule
     can be seen, paused and removed by `queue.schedules` and `queue-max schedules`. Further options
     are those of `@task`.
     """
+    if callable(interval):
+        raise ConfigurationError("periodic_task: write @periodic_task(...), with interval or cron")
     rhythm = Rhythm(
         interval=interval,
         cron=cron,

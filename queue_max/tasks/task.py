@@ -283,6 +283,8 @@ def decorator(
             "queue one"
         )
     checks.whole("version", version, at_least=1)
+    if name is not None and not (isinstance(name, str) and name.isprintable() and name):
+        raise ConfigurationError(f"name={checks.shown(name)}: should be a str, not an empty one")
     given, callbacks = TaskOptions.of(options), Callbacks(on_success, on_failure)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:

@@ -72,6 +72,8 @@ class BaseWorker(ABC):
         checks.seconds("poll_interval", poll_interval)
         if job_timeout is not None:
             checks.seconds("job_timeout", job_timeout)
+        if queue is not None:
+            checks.instance("queue", queue, Queue, "a Queue")
         self.worker_id = worker_id
         self.process_function = process_function
         self.queue = Queue() if queue is None else queue

@@ -18,7 +18,11 @@ _of_thread = threading.local()
 
 
 def drain(
-    queue: Queue, process_function: ProcessFunction | None = None, *, scheduled: bool = False
+    queue: Queue,
+    process_function: ProcessFunction | None = None,
+    *,
+    scheduled: bool = False,
+    raise_errors: bool = False,
 ) -> int:
     """Run jobs in this thread until none is due; gives how many, as `Queue.drain` says."""
     if getattr(_of_thread, "is_draining", False):
@@ -30,15 +34,18 @@ def drain(
     heartbeat.start()
     _of_thread.is_draining = True
     try:
-        return _Drain(queue, process_function).run_all(scheduled)
+        return _Drain(queue, process_function, raise_errors).run_all(scheduled)
     finally:
         _of_thread.is_draining = False
         heartbeat.stop()
 
 
 class _Drain:
-    def __init__(self, queue: Queue, process_function: ProcessFunction | None) -> None:
+    def __init__(
+        self, queue: Queue, process_function: ProcessFunction | None, raise_errors: bool
+    ) -> None:
         self._queue = queue
+        self._raise_errors = raise_errors
         self._services = queue.services
         self._repertoire = Repertoire(process_function)
         self._account = Account(WORKER_ID, queue.services, self._repertoire, None, None)
@@ -72,6 +79,8 @@ class _Drain:
         finally:
             self._services.leases.drop(job.lease)
         ended.tell(is_written)
+        if self._raise_errors and outcome.error is not None:
+            raise outcome.error
         return True
 
     def _release_held(self) -> None:

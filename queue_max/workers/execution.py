@@ -2,8 +2,10 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from queue_max.domain.job import JobResult
@@ -19,10 +21,20 @@ def run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
     try:
         result = call(running)
         if inspect.isawaitable(result):
-            result = asyncio.run(_wait_for(result, running))
+            result = _to_its_end(_wait_for(result, running))
         return outcome_of(running, result)
     except BaseException as error:  # user code: even SystemExit is the job's end, not ours
         return failed(running, error)
+
+
+def _to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine; beside this thread, where this one has an event loop that runs."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(copy_context().run, asyncio.run, coroutine).result()
 
 
 async def _wait_for(awaitable: Awaitable[Any], running: RunningJob) -> Any:

@@ -93,7 +93,10 @@ class _Outcome(Ended):
                 self._tell()
             else:
                 self._account.lost += 1
-                logger.warning("outcome of job %s dropped: it is run by another", self.job.key)
+                logger.warning(
+                    "outcome of job %s dropped: it was cancelled, or is run by another",
+                    self.job.key,
+                )
         finally:
             self._account.unsettled.discard(self.lease)
 

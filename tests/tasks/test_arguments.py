@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr
 
 from queue_max import Permanent
 from queue_max.tasks.arguments import Arguments
@@ -48,7 +48,7 @@ def passed(
     return arguments.load(*json.loads(text))
 
 
-def plain(a, b=2, *rest, c=3, **more): ...  # type: ignore[no-untyped-def] # noqa: ANN
+def plain(a, b=2, *rest, c=3, **more): ...  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,49 @@ def test_what_a_model_refuses_is_refused_before_it_is_enqueued() -> None:
 
     with pytest.raises(TypeError, match=r"Invalid arguments for shop\.pay: order=.*valid integer"):
         Arguments("shop.pay", function).dump([{"id": "seven"}], {})
+
+
+class Aliased(BaseModel):
+    number: int = Field(alias="NUMBER")
+
+
+class Secret(BaseModel):
+    word: SecretStr
+
+
+class LeavesOut(BaseModel):
+    a: int
+    b: int = Field(default=5, exclude=True)
+
+
+class BigOrder(Order):
+    size: int = 9
+
+
+def test_a_model_with_aliases_is_made_anew() -> None:
+    def function(one: Aliased, many: list[Aliased]) -> None: ...
+
+    values = [Aliased(NUMBER=1), [Aliased(NUMBER=2)]]
+    assert passed(function, *values) == (values, {})
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Secret, Secret(word=SecretStr("hunter2"))),
+        (LeavesOut, LeavesOut(a=1, b=9)),
+        (Order, BigOrder(id=1)),
+        (bytes, b"\xff\x00"),
+        (int | str | date, date(2026, 1, 1)),
+    ],
+    ids=["secret", "left out", "subclass", "bytes", "ambiguous"],
+)
+def test_what_would_not_arrive_as_it_was_given_is_refused(hint: Any, value: Any) -> None:
+    def function(it: Any) -> None: ...
+
+    function.__annotations__["it"] = hint
+    with pytest.raises(TypeError, match=r"Invalid arguments for shop\.pay: it="):
+        Arguments("shop.pay", function).dump([value], {})
 
 
 @pytest.mark.parametrize(

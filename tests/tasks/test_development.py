@@ -1,8 +1,10 @@
 """What helps while a program is written and tested: drain, immediate, in_memory, assertions."""
 
+import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,31 @@ def test_what_waits_for_its_time_is_due_when_asked_for(queue: Queue) -> None:
     assert seen == ["later", "later"]
 
 
+def test_the_first_error_is_raised_where_that_is_asked_for(queue: Queue) -> None:
+    @task(queue, max_retries=0)
+    def fail() -> None:
+        raise ValueError("it broke")
+
+    handle = fail.delay()
+    with pytest.raises(ValueError, match="it broke"):
+        queue.drain(raise_errors=True)
+    assert queue.get_job(handle).is_failed
+
+
+def test_coroutines_are_run_although_a_loop_runs_already(queue: Queue) -> None:
+    @task(queue, keep_result=60)
+    async def double(n: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * n
+
+    async def main() -> int:
+        handle = double.delay(4)
+        queue.drain()
+        return int(handle.result(0))
+
+    assert asyncio.run(main()) == 8
+
+
 # immediate
 
 
@@ -171,6 +198,18 @@ def test_what_waits_can_be_asserted(job_queue: Queue) -> None:
     assert_enqueued(job_queue, made, n=2)
     assert_enqueued(job_queue, payload={"page": 1}, count=1)
     assert_enqueued(job_queue, made, 3, count=0)
+
+
+def test_it_does_not_matter_how_arguments_were_passed(job_queue: Queue) -> None:
+    @task(name="tests.send")
+    def send(to: str, when: date, *, subject: str = "") -> None: ...
+
+    day = date(2026, 1, 1)
+    send.delay(to="ada", when=day, subject="Hi")
+    assert_enqueued(job_queue, send, "ada", day, subject="Hi", count=1)
+    assert_enqueued(job_queue, send, "ada", count=1)
+    assert_enqueued(job_queue, send, subject="Hi", count=1)
+    assert_enqueued(job_queue, send, "bob", count=0)
 
 
 @pytest.mark.parametrize(

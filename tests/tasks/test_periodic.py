@@ -144,6 +144,11 @@ def test_a_bad_rhythm_is_refused_when_the_function_is_decorated(
         periodic_task(**options)(report)
 
 
+def test_parentheses_are_needed() -> None:
+    with pytest.raises(ConfigurationError, match="with interval or cron"):
+        periodic_task(report)  # type: ignore[arg-type]
+
+
 def test_arguments_that_do_not_fit_are_refused_when_the_function_is_decorated() -> None:
     with pytest.raises(TypeError, match="Invalid arguments for"):
         periodic_task(interval=5, kwargs={"colour": "red"})(report)

@@ -1,6 +1,7 @@
 """`@task`: what is enqueued, and what a worker makes of it."""
 
 import asyncio
+import functools
 import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,20 @@ def test_a_bad_option_is_refused_when_the_function_is_decorated(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         task(**options)(note)
+
+
+@pytest.mark.parametrize(
+    "function", [functools.partial(note, 1), note.__call__], ids=["partial", "method of C"]
+)
+def test_what_no_module_defines_is_refused(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="should be a function"):
+        task(name="odd")(function)
+
+
+@pytest.mark.parametrize("name", ["", 5, "a\0b"])
+def test_a_bad_name_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="name="):
+        task(name=name)(note)
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
@@ -342,10 +357,29 @@ def test_the_running_job_is_given_as_ctx(queue: Queue, work: Work) -> None:
         assert ctx is current_job()
         calls.append(ctx.id)
 
-    function(1) if False else None
     handle = function.delay(1)
     work()
     assert calls == [handle["id"]]
+
+
+def test_the_running_job_may_come_first(queue: Queue, work: Work) -> None:
+    @task(queue)
+    def first(ctx: RunningJob, n: int, *rest: int) -> None:
+        calls.append((ctx.id, n, rest))
+
+    @task(queue)
+    def second(n: int, ctx: RunningJob, m: int = 0) -> None:
+        calls.append((ctx.id, n, m))
+
+    handles = [first.delay(5, 6), first.delay(n=7), second.delay(8), second.delay(9, 10)]  # type: ignore[arg-type, call-arg]
+    work()
+    ids = [each["id"] for each in handles]
+    assert sorted(calls, key=lambda call: call[1]) == [
+        (ids[0], 5, (6,)),
+        (ids[1], 7, ()),
+        (ids[2], 8, 0),
+        (ids[3], 9, 10),
+    ]
 
 
 def test_arguments_that_fit_no_more_are_for_the_dead_letters(queue: Queue, work: Work) -> None:
