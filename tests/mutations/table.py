@@ -29,6 +29,7 @@ VERDICTS = {PASSED: "**survived**", FAILED: "killed", HUNG: "killed: the tests h
 
 MODEL = "tests/model"
 GUARDS = "tests/mutations/test_guards.py"
+ISOLATION = "tests/workers/test_isolation.py"
 
 
 @dataclass(frozen=True)
@@ -356,6 +357,34 @@ MUTATIONS = [
         "if kind is not Abandoned:",
         "if True:",
         "tests/workers/test_ending.py",
+    ),
+    mutation(
+        "a job that is handed back has failed, since its process was killed",
+        "queue_max/workers/base.py",
+        "if running.stopped is StopReason.LEAVING and not outcome.success:",
+        "if False:",
+        ISOLATION,
+    ),
+    mutation(
+        "a job is given to a process that has died",
+        "queue_max/workers/isolation.py",
+        " or self._child.has_ended)",
+        ")",
+        ISOLATION,
+    ),
+    mutation(
+        "what a job has started goes on when its process is killed",
+        "queue_max/workers/child_process.py",
+        "os.killpg(self._process.pid, signal.SIGKILL)",
+        "pass",
+        ISOLATION,
+    ),
+    mutation(
+        "a process outlives its worker as long as C code runs there",
+        "queue_max/workers/child.py",
+        "        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)\n",
+        "        return False\n",
+        "tests/workers/test_isolated_programs.py",
     ),
     # Dead letters
     mutation(

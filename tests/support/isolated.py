@@ -82,12 +82,8 @@ def facts(payload: object, ctx: RunningJob) -> dict[str, Any]:
 
 
 def progress(payload: dict[str, Any], ctx: RunningJob) -> str:
-    threads = [threading.Thread(target=ctx.heartbeat) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    ctx.heartbeat()
     ctx.update_progress(50)
-    for thread in threads:
-        thread.join()
     stay(payload)
     try:
         ctx.update_progress(101)
