@@ -18,7 +18,7 @@ def is_there(pid: int) -> bool:
     """Tell whether a process lives; one that only waits for its parent does not."""
     try:
         return _status(pid)[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends just now
         return False
 
 
