@@ -35,7 +35,7 @@ def start_script(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
         (tmp_path / "program.py").write_text(text)
         command = options or ["program.py"]
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [sys.executable, "-W", FORKS_ARE_MEANT, *command],
             cwd=tmp_path,
             env=environment,
             stdin=subprocess.PIPE,
@@ -180,6 +180,9 @@ def test_a_function_that_was_typed_in_is_refused(start_script: Start) -> None:
     assert "ConfigurationError" in output
     assert "put it into a module of its own" in output
 
+
+FORKS_ARE_MEANT = "ignore::DeprecationWarning"
+"""Python 3.12 warns of forks of a process with threads."""
 
 FORKING = """
 import os, sys
