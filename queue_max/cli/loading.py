@@ -14,7 +14,7 @@ import click
 from queue_max.workers.repertoire import ProcessFunction, tasks
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_FUNCTION = re.compile(rf"(?P<module>{_MODULE.pattern}):(?P<path>{_MODULE.pattern})")
+_FUNCTION = re.compile(f"{_MODULE.pattern}:{_MODULE.pattern}")
 
 
 def load(function: str | None, apps: Sequence[str]) -> ProcessFunction | None:
@@ -22,13 +22,7 @@ def load(function: str | None, apps: Sequence[str]) -> ProcessFunction | None:
 
     A module may lie in the current folder. Raises click's errors for what cannot be loaded.
     """
-    if function is None and not apps:
-        raise click.UsageError(
-            "nothing to run: give --app MODULE for its tasks, --function MODULE:FUNCTION, or both"
-        )
     for app in apps:
-        if not _MODULE.fullmatch(app):
-            raise click.BadParameter(f"{app!r} should be a module", param_hint="--app")
         _import(app, app, "--app")
     if function is None and not tasks.gates():
         raise click.BadParameter(f"no task is defined in {', '.join(apps)}", param_hint="--app")
@@ -36,18 +30,25 @@ def load(function: str | None, apps: Sequence[str]) -> ProcessFunction | None:
 
 
 def modules_of(function: str | None, apps: Sequence[str]) -> list[str]:
-    """Name the modules that `load` imports."""
+    """Name the modules that `load` imports; raises click's errors for names that are none."""
+    if function is None and not apps:
+        raise click.UsageError(
+            "nothing to run: give --app MODULE for its tasks, --function MODULE:FUNCTION, or both"
+        )
+    for app in apps:
+        if not _MODULE.fullmatch(app):
+            raise click.BadParameter(f"{app!r} should be a module", param_hint="--app")
+    if function is not None and not _FUNCTION.fullmatch(function):
+        raise click.BadParameter(f"{function!r} should be MODULE:FUNCTION", param_hint="--function")
     of_function = [] if function is None else [function.partition(":")[0]]
     return [*apps, *of_function]
 
 
 def _function(name: str) -> ProcessFunction:
-    match = _FUNCTION.fullmatch(name)
-    if match is None:
-        raise click.BadParameter(f"{name!r} should be MODULE:FUNCTION", param_hint="--function")
-    found: Any = _import(match["module"], name, "--function")
+    module, _, path = name.partition(":")
+    found: Any = _import(module, name, "--function")
     try:
-        for part in match["path"].split("."):
+        for part in path.split("."):
             found = getattr(found, part)
     except AttributeError as error:
         raise _refusal(name, error, "--function") from error

@@ -85,8 +85,8 @@ def worker(
     chosen.check()
     if concurrency is not None and isolation != Isolation.THREAD:
         raise click.UsageError("--concurrency and --isolation: give one of them, not both")
+    modules = modules_of(function, apps)
     if chosen.need_supervisor:
-        modules = modules_of(function, apps)
         ctx.exit(supervise(ctx, chosen, load=lambda: load(function, apps), modules=modules))
     process_function = load(function, apps)
     queue = open_queue(ctx, create=True)
