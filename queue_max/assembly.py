@@ -104,13 +104,13 @@ def build(
     except BaseException:
         directory.close()
         raise
-    checkpointer = Checkpointer(directory.path, shards)
+    checkpointer = Checkpointer(directory.path, [*shards, directory.notes])
     housekeeping = Repeater("queue-max-housekeeping", INTERVAL, checkpointer.run)
     if driver.choose().has_wal_reset_bug:
         housekeeping.start()
         forking.in_child(housekeeping.go_on)
 
-    store, control = Store(shards), Control(directory.control)
+    store, control = Store(shards), Control(directory.control, directory.notes)
 
     def close() -> None:
         housekeeping.stop()

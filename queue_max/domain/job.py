@@ -41,6 +41,9 @@ _SINCE_1_0 = {
     "damage",
     "task",
     "held_by",
+    "concurrency_key",
+    "rate_key",
+    "breaker",
 }
 
 
@@ -157,13 +160,21 @@ class NewJob(NamedTuple):
     """The name of the function that is to run it; None for what workers are given as theirs."""
     timeout: float | None = None
     """Seconds that one attempt may take."""
+    concurrency_key: str | None = None
+    """Of the jobs with one such key, a limited number runs at a time."""
+    rate_key: str | None = None
+    """The jobs with one such key start at a limited rate."""
+    breaker: str | None = None
+    """The circuit breaker it is behind, beside that of its queue."""
     fence: int = 0
     """The last one under which it was run before, in a row that is gone."""
 
     @property
     def is_bound(self) -> bool:
         """Whether it belongs to one shard; else any will do."""
-        return self.pagina_id is not None or self.unique_key is not None
+        return any(
+            each is not None for each in (self.concurrency_key, self.pagina_id, self.unique_key)
+        )
 
 
 def _with_old_names(init: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -223,6 +234,12 @@ class Job:
     """The name of the task that runs it; None for the function its worker is given."""
     held_by: str | None = None
     """What keeps a scheduled job from running, other than its time."""
+    concurrency_key: str | None = None
+    """Of the jobs with one such key, a limited number runs at a time."""
+    rate_key: str | None = None
+    """The jobs with one such key start at a limited rate."""
+    breaker: str | None = None
+    """The circuit breaker it is behind, beside that of its queue."""
     damage: str | None = None
     """What is wrong with the row, if anything; the payload is empty then, and never run."""
 

@@ -11,7 +11,7 @@ from queue_max import checks
 from queue_max.domain import json_text
 from queue_max.domain.clock import cut, from_text
 from queue_max.domain.identity import new_uid
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, NewJob
+from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, NewJob
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError, PayloadError
 
@@ -40,6 +40,10 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
     keep_result: float | None = None,
     task: object = None,
     timeout: float | None = None,
+    queue: object = DEFAULT_QUEUE,
+    concurrency_key: object = None,
+    rate_key: object = None,
+    breaker: object = None,
 ) -> NewJob:
     """Check all that makes a job; raises InvalidJobError that names the value."""
     if run_at is not None and delay:
@@ -56,11 +60,15 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
         retry_policy=None if retry is None else _policy(retry),
         run_at=None if run_at is None else _moment("run_at", run_at),
         delay=_seconds("delay", delay, zero=True),
-        unique_key=None if unique_key is None else _key("unique_key", unique_key),
+        unique_key=_key_or_none("unique_key", unique_key),
         unique_for=None if unique_for is None else _seconds("unique_for", unique_for),
         keep_result=None if keep_result is None else _seconds("keep_result", keep_result),
-        task=None if task is None else _key("task", task),
+        task=_key_or_none("task", task),
         timeout=None if timeout is None else _seconds("timeout", timeout),
+        queue=_key("queue", queue),
+        concurrency_key=_key_or_none("concurrency_key", concurrency_key),
+        rate_key=_key_or_none("rate_key", rate_key),
+        breaker=_key_or_none("breaker", breaker),
     )
 
 
@@ -106,6 +114,10 @@ def _key(name: str, value: object) -> str:
             f"{name}={checks.shown(value)}: should be a str of 1 to {MAX_KEY} printable characters"
         )
     return value
+
+
+def _key_or_none(name: str, value: object) -> str | None:
+    return None if value is None else _key(name, value)
 
 
 def to_json(payload: object) -> str:

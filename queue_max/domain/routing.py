@@ -10,15 +10,24 @@ def shard_for(
     shard_count: int,
     rng: random.Random,
     unique_key: str | None = None,
+    concurrency_key: str | None = None,
 ) -> int:
-    """Choose a shard: always the same for a `pagina_id`, else for a `unique_key`, else any."""
+    """Choose a shard: always the same for a `concurrency_key`, whatever else the job has.
+
+    Else for a `pagina_id`, else for a `unique_key`, else any.
+    """
+    if concurrency_key is not None:
+        return _number_of(concurrency_key) % shard_count
     if pagina_id is not None:
         return pagina_id % shard_count
     if unique_key is not None:
-        # Not hash(): that differs from process to process.
-        digest = hashlib.sha256(unique_key.encode()).digest()
-        return int.from_bytes(digest[:8]) % shard_count
+        return _number_of(unique_key) % shard_count
     return rng.randrange(shard_count)
+
+
+def _number_of(key: str) -> int:
+    # Not hash(): that differs from process to process.
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
 
 
 def scan_order(shard_ids: Sequence[int], rng: random.Random) -> list[int]:

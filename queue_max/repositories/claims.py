@@ -89,6 +89,7 @@ _UNSET = (
     *("id", "pagina_id", "payload", "priority", "attempts", "max_attempts", "retry_delay"),
     *("last_error", "error_type", "error_stack", "created_at", "uid", "fence", "retry_policy"),
     *("task", "timeout", "checksum", "progress", "keep_result"),
+    *("concurrency_key", "rate_key", "breaker"),
 )
 _unset = (
     select(*(jobs.c[name] for name in _UNSET))

@@ -43,7 +43,7 @@ from queue_max.storage.schema import (
 from queue_max.storage.types import UtcTime
 
 _NOT_IN_A_JOB = {
-    *("concurrency_key", "rate_key", "cost", "breaker", "keep_until", "headers"),
+    *("cost", "keep_until", "headers"),
 }
 _names = [column.key for column in jobs.c if column.key not in _NOT_IN_A_JOB]
 WHOLE_JOB = [
@@ -82,8 +82,8 @@ _complete = (
 # In the order of the table, which is that of the places in the text.
 _STORED = (
     *("pagina_id", "payload", "status", "priority", "max_attempts", "retry_delay", "created_at"),
-    *("next_retry_at", "uid", "fence", "queue", "task", "timeout", "retry_policy", "checksum"),
-    "keep_result",
+    *("next_retry_at", "uid", "fence", "queue", "task", "concurrency_key", "rate_key", "breaker"),
+    *("timeout", "retry_policy", "checksum", "keep_result"),
 )
 _INSERT = str(
     insert(jobs)
@@ -143,6 +143,9 @@ class JobRepository:
             job.fence,
             job.queue,
             job.task,
+            job.concurrency_key,
+            job.rate_key,
+            job.breaker,
             job.timeout,
             job.retry_policy,
             checksum(job.uid, job.payload, job.task),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from queue_max.domain.events import Events
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, NO_DELAY, JobHandle, NewJob
+from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, NO_DELAY, JobHandle, NewJob
 from queue_max.domain.jobfile import Format, read_jobs
 from queue_max.domain.payload import check_job, plain_job
 from queue_max.domain.routing import scan_order, shard_for
@@ -32,7 +32,12 @@ BATCH = 1000
 Outcome = JobHandle | QueueError
 """What became of one job: its handle, or why it was not stored."""
 
-_DEFAULTS = {"priority": 0, "retry_delay": DEFAULT_RETRY_DELAY, "delay": NO_DELAY}
+_DEFAULTS = {
+    "priority": 0,
+    "retry_delay": DEFAULT_RETRY_DELAY,
+    "delay": NO_DELAY,
+    "queue": DEFAULT_QUEUE,
+}
 _FIELDS = frozenset(inspect.signature(check_job).parameters)
 
 
@@ -173,7 +178,8 @@ class IntakeService:
         return stored
 
     def _choose_shard(self, job: NewJob) -> int:
-        return shard_for(job.pagina_id, len(self._store.shard_ids), self._rng, job.unique_key)
+        count = len(self._store.shard_ids)
+        return shard_for(job.pagina_id, count, self._rng, job.unique_key, job.concurrency_key)
 
     def _store_in_one_shard(self, bound_to: int | None, new: Sequence[NewJob]) -> list[Outcome]:
         """Store jobs with one commit, in the shard that they are bound to or in any."""

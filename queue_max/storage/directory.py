@@ -74,6 +74,10 @@ class Directory:
         self._control = SqliteDatabase(
             self.path / "control.db", None, replace(options, full_sync=True)
         )
+        # The same file, for what may be forgotten: nobody waits for the disk.
+        self._notes = SqliteDatabase(
+            self.path / "control.db", None, replace(options, full_sync=False)
+        )
         self.room = Room(self.path)
         self._shards: dict[int, SqliteDatabase] = {}
 
@@ -81,6 +85,11 @@ class Directory:
     def control(self) -> Database:
         """The control database; what is durable in it belongs in every backup."""
         return self._control
+
+    @property
+    def notes(self) -> SqliteDatabase:
+        """The control database, to be written to without waiting for the disk."""
+        return self._notes
 
     def exists(self) -> bool:
         """Tell whether a queue of this version, or of 0.1, lies here."""
@@ -171,7 +180,7 @@ class Directory:
 
     def close(self) -> None:
         """Close all databases."""
-        for database in (self._control, *self._shards.values()):
+        for database in (self._control, self._notes, *self._shards.values()):
             database.close()
 
     def _make_control(self) -> None:

@@ -47,8 +47,8 @@ class History:
         return self.name, self.head
 
 
-SHARD = History("shard", "alembic_version", shard_tables, head="0003")
-CONTROL = History("control", "alembic_version_control", control_tables, head="0002")
+SHARD = History("shard", "alembic_version", shard_tables, head="0004")
+CONTROL = History("control", "alembic_version_control", control_tables, head="0003")
 
 
 def upgrade(database: Database, history: History, backups: Path) -> None:

@@ -113,12 +113,26 @@ Index(
     sqlite_where=text("status = 'processing'"),
     postgresql_where=text("status = 'processing'"),
 )
-# What a worker walks that can run what others could not: jobs held aside by that name.
+# What is walked when a gate opens: the jobs it holds, in the order they are to be taken.
 Index(
     "ix_fila_held",
     jobs.c.held_by,
+    jobs.c.priority.desc(),
+    jobs.c.id,
     sqlite_where=text("status = 'scheduled' AND held_by IS NOT NULL"),
     postgresql_where=text("status = 'scheduled' AND held_by IS NOT NULL"),
+)
+# What is counted of a concurrency key: jobs that run, or stand at the head of its line.
+Index(
+    "ix_fila_concurrency_key",
+    jobs.c.concurrency_key,
+    jobs.c.status,
+    sqlite_where=text(
+        "concurrency_key IS NOT NULL AND status IN ('pending', 'scheduled', 'processing')"
+    ),
+    postgresql_where=text(
+        "concurrency_key IS NOT NULL AND status IN ('pending', 'scheduled', 'processing')"
+    ),
 )
 # What listing the failed, and retention, walk; jobs that have not ended are not in it.
 Index(
@@ -240,3 +254,83 @@ schedules = Table(
     Column("revision", BigInteger, nullable=False),
 )
 Index("ix_schedules_next_at", schedules.c.next_at)
+
+limits = Table(
+    "limits",
+    control_tables,
+    # "queue:NAME", "task:NAME" or "key:KEY"; the last part may end in * for all that begin so.
+    Column("scope", Text, primary_key=True),
+    # What was set by hand, and goes before what the code declares; None: nothing was.
+    Column("rate", Text),
+    Column("concurrency", Integer),
+    Column("declared_rate", Text),
+    Column("declared_concurrency", Integer),
+    Column("updated_at", UtcTime, nullable=False),
+)
+
+# Soft: what was granted lately. A row that is missing stands for a full bucket.
+buckets = Table(
+    "buckets",
+    control_tables,
+    Column("scope", Text, primary_key=True),
+    # The window of the rate.
+    Column("seconds", Integer, primary_key=True, autoincrement=False),
+    # When the bucket was, or will be, empty: nanoseconds of the clock named by `boot`.
+    Column("zero_at", BigInteger, nullable=False),
+    Column("boot", Text, nullable=False),
+    # The wall clock of the last change: all that is known of another boot.
+    Column("at", UtcTime, nullable=False),
+)
+
+breakers = Table(
+    "breakers",
+    control_tables,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    # In a row.
+    Column("failures", Integer, nullable=False),
+    # Rises with each change of state; a probe speaks for the one it was let through under.
+    Column("generation", BigInteger, nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    # From when on a probe may pass; None where it is opened by hand, until it is closed so.
+    Column("probe_at", UtcTime),
+    # The run that is the probe, as "shard-id-fence", and until when it is taken to be alive.
+    Column("probe", Text),
+    Column("probe_until", UtcTime),
+    Column("last_error", Text),
+)
+
+pauses = Table(
+    "pauses",
+    control_tables,
+    # "queue:NAME", "task:NAME" or "shard:NUMBER".
+    Column("scope", Text, primary_key=True),
+    Column("reason", Text),
+    Column("paused_at", UtcTime, nullable=False),
+)
+
+# Who runs under a limit that goes over several shards: counted, never added up.
+permits = Table(
+    "permits",
+    control_tables,
+    Column("scope", Text, primary_key=True),
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("fence", BigInteger, nullable=False),
+    # The identity of the process, by which others tell whether it lives.
+    Column("holder", Text),
+    Column("taken_at", UtcTime, nullable=False),
+)
+
+# Soft: which processes take jobs, and what they can run.
+workers = Table(
+    "workers",
+    control_tables,
+    Column("identity", Text, primary_key=True),
+    # JSON: names of queues, and of what it can run, as `held_by` names them.
+    Column("queues", Text, nullable=False),
+    Column("abilities", Text, nullable=False),
+    Column("places", Integer, nullable=False),
+    Column("began_at", UtcTime, nullable=False),
+    Column("seen_at", UtcTime, nullable=False),
+)

@@ -50,7 +50,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 @pytest.fixture
 def control(database: Database, clock: FakeClock) -> Control:
-    return Control(database, clock)
+    return Control(database, clock=clock)
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def store(shards: list[SqliteDatabase], clock: FakeClock) -> Iterator[Store]:
 @pytest.fixture
 def control(migrated: Path, tmp_path: Path, clock: FakeClock) -> Iterator[Control]:
     path = Path(shutil.copy(migrated / "control.db", tmp_path))
-    control = Control(SqliteDatabase(path, None, SqliteOptions(full_sync=False)), clock)
+    control = Control(SqliteDatabase(path, None, SqliteOptions(full_sync=False)), clock=clock)
     yield control
     control.close()
 
