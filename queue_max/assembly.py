@@ -9,6 +9,7 @@ from datetime import timedelta
 from queue_max import forking
 from queue_max.domain.events import Events
 from queue_max.domain.leases import LeaseWatch
+from queue_max.domain.queues import QueueChoice
 from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.domain.tasks import Abilities
@@ -23,6 +24,7 @@ from queue_max.services.backlog import BacklogAlarm
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.dispatcher import Dispatcher
+from queue_max.services.dispatchers import Dispatchers
 from queue_max.services.exchange import Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
@@ -54,8 +56,7 @@ class Services:
     admission: Admission
     intake: IntakeService
     dispatch: DispatchService
-    exchange: Exchange
-    dispatcher: Dispatcher
+    dispatchers: Dispatchers
     leases: LeaseService
     presence: Presence
     settlement: SettlementService
@@ -145,15 +146,31 @@ def _wire(
     presence = Presence(directory.path)
     leases = LeaseService(store, presence)
     settlement = SettlementService(store, admission, events)
-    abilities = Abilities()
-    exchange = Exchange(store, settlement, retry, leases, abilities)
-    dispatcher = Dispatcher(
-        store.shard_ids, exchange, abilities, UnknownTasks(events), retry, admission, leases
-    )
+    unknown_tasks = UnknownTasks(events)
+
+    def make_exchange(abilities: Abilities) -> Exchange:
+        return Exchange(store, settlement, retry, leases, admission, abilities)
+
+    def make_dispatcher(
+        choice: QueueChoice, exchange: Exchange, abilities: Abilities
+    ) -> Dispatcher:
+        return Dispatcher(
+            store.shard_ids,
+            choice,
+            exchange,
+            abilities,
+            unknown_tasks,
+            retry,
+            admission,
+            leases,
+            rng,
+        )
+
+    dispatchers = Dispatchers(make_exchange, make_dispatcher)
     bells = Bells(directory.path)
 
     def hint(shard_id: int) -> None:
-        dispatcher.hint(shard_id)
+        dispatchers.hint(shard_id)
         bells.ring(shard_id, but=presence.identity)
 
     intake = IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries)
@@ -168,8 +185,7 @@ def _wire(
         admission=admission,
         intake=intake,
         dispatch=DispatchService(store, retry, admission, rng),
-        exchange=exchange,
-        dispatcher=dispatcher,
+        dispatchers=dispatchers,
         leases=leases,
         presence=presence,
         settlement=settlement,
@@ -181,15 +197,15 @@ def _wire(
         retention=RetentionService(store, _days_kept(settings)),
         inspection=inspection,
         schedules=ScheduleService(control, intake, inspection, rng),
-        close=lambda: _close(dispatcher, bells, close),
+        close=lambda: _close(dispatchers, bells, close),
     )
 
 
-def _close(dispatcher: Dispatcher, bells: Bells, close_files: Callable[[], None]) -> None:
+def _close(dispatchers: Dispatchers, bells: Bells, close_files: Callable[[], None]) -> None:
     """Settle what has ended, as far as that goes; then nothing can be written any more."""
     with suppress(QueueClosedError):
-        dispatcher.flush()
-        dispatcher.give_all_back()
+        dispatchers.flush()
+        dispatchers.give_all_back()
     bells.close()
     close_files()
 

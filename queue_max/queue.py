@@ -20,9 +20,17 @@ from queue_max import checks
 from queue_max.assembly import Services, build
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.events import Callback
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, NO_DELAY, Job, JobHandle, JobStatus
+from queue_max.domain.job import (
+    DEFAULT_QUEUE,
+    DEFAULT_RETRY_DELAY,
+    NO_DELAY,
+    Job,
+    JobHandle,
+    JobStatus,
+)
 from queue_max.domain.jobfile import Format
 from queue_max.domain.payload import result_to_json
+from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits.circuit_breaker import CircuitState
@@ -135,6 +143,9 @@ class Queue:
         keep_result: float | None = None,
         task: str | None = None,
         timeout: float | None = None,
+        queue: str = DEFAULT_QUEUE,
+        rate_key: str | None = None,
+        breaker: str | None = None,
     ) -> JobHandle:
         """Store one job; once this returns, it survives the death of any process.
 
@@ -151,6 +162,10 @@ class Queue:
         `timeout` seconds is ended and has failed. `task` names what is to run the job, as a
         function decorated with `@task` is called; its arguments are in the payload, as "args", a
         list, and "kwargs", a dict.
+
+        `queue` is one of any number of names: workers say which they take jobs from. `rate_key`
+        and `breaker` put the job under the limit of that key, and behind the circuit breaker of
+        that name; see `limits` and `breakers`.
 
         Gives a dict of `id` and `shard_id`, with `key`, `created` and `result(timeout)`. Raises
         InvalidJobError, a ValueError, for a bad
@@ -171,6 +186,9 @@ class Queue:
                 "keep_result": keep_result,
                 "task": task,
                 "timeout": timeout,
+                "queue": queue,
+                "rate_key": rate_key,
+                "breaker": breaker,
             }
         )
         self._run_at_once()
@@ -224,14 +242,16 @@ class Queue:
         """
         return _drain(self, process_function, scheduled=scheduled, raise_errors=raise_errors)
 
-    def pop_job(self, worker_id: str) -> Job | None:
+    def pop_job(self, worker_id: str, *, queue: str = DEFAULT_QUEUE) -> Job | None:
         """Give the most urgent due job of some shard to a worker, with a lease on it.
 
-        None when no job is due, the circuit is open, or the rate limiter has no token within
-        `rate_limiter_timeout`. The lease ends after STUCK_TIMEOUT unless `heartbeat` prolongs it.
+        It is one of the queue of that name. None when no job is due there, the circuit is open, or
+        the rate limiter has no token within `rate_limiter_timeout`. The lease ends after
+        STUCK_TIMEOUT unless `heartbeat` prolongs it.
         """
         checks.text("worker_id", worker_id)
-        return self.services.dispatch.claim(worker_id, patience=self.rate_limiter_timeout)
+        patience = self.rate_limiter_timeout
+        return self.services.dispatch.claim(worker_id, patience, queue=queue_name(queue))
 
     def complete_job(
         self, job_id: int, shard_id: int, fence: int | None = None, *, result: Any = None

@@ -97,5 +97,5 @@ def _release_held(pool: WorkerPool) -> None:
     """Let jobs run that were set aside for want of a task, where it is known here."""
     for queue in {each.queue for each in pool.workers}:
         for shard_id in queue.services.store.shard_ids:
-            if queue.services.exchange.release_held(shard_id):
-                queue.services.dispatcher.hint(shard_id)
+            if queue.services.dispatchers.release_held(shard_id):
+                queue.services.dispatchers.hint(shard_id)

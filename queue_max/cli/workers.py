@@ -12,6 +12,7 @@ from queue_max.cli.base import RepeatableCommand, open_queue, queue_options
 from queue_max.cli.loading import load, modules_of
 from queue_max.cli.process import WorkerProcess
 from queue_max.cli.processes import ProcessOptions, process_options, supervise
+from queue_max.domain.queues import QueueChoice
 from queue_max.queue import Queue
 from queue_max.tasks.binding import set_default_queue
 from queue_max.workers.async_worker import AsyncWorker
@@ -33,6 +34,12 @@ from queue_max.workers.worker import Worker
     "--function",
     metavar="MODULE:FUNCTION",
     help="Give this function the payloads of jobs without a task.",
+)
+@click.option(
+    "--queues",
+    metavar="NAMES",
+    help="Take jobs of these queues, the first one first: mail,default; or by weight: "
+    "mail=3,default=1. Without it, of the one called default and those that tasks name.",
 )
 @click.option(
     "--workers",
@@ -64,6 +71,7 @@ def worker(
     /,
     apps: tuple[str, ...],
     function: str | None,
+    queues: str | None,
     workers: int,
     concurrency: int | None,
     isolation: str,
@@ -83,6 +91,7 @@ def worker(
     """
     chosen = ProcessOptions(**options)
     chosen.check()
+    choice = None if queues is None else QueueChoice.of(queues)
     if concurrency is not None and isolation != Isolation.THREAD:
         raise click.UsageError("--concurrency and --isolation: give one of them, not both")
     modules = modules_of(function, apps)
@@ -99,8 +108,8 @@ def worker(
     def make(number: int) -> BaseWorker:
         arguments = (f"{me}-worker-{number}", process_function, queue, on_start)
         if concurrency is None:
-            return Worker(*arguments, isolation=isolation)
-        return AsyncWorker(*arguments, concurrency=concurrency)
+            return Worker(*arguments, isolation=isolation, queues=choice)
+        return AsyncWorker(*arguments, concurrency=concurrency, queues=choice)
 
     pool = WorkerPool([make(number) for number in range(1, workers + 1)])
     endings.concern(pool.workers)
@@ -109,6 +118,7 @@ def worker(
         f"Started {workers} worker(s) processing {', '.join([*apps, *filter(None, [function])])}"
     )
     process.say(f"Queue: {_place(queue)}, {queue.num_shards} shards, {_rate(queue)}")
+    process.say(f"Takes jobs of: {pool.workers[0].chosen_queues()}")
     if chosen.supervised is None:
         process.say("Press Ctrl+C to stop.")
     process.run()

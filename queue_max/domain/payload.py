@@ -12,6 +12,7 @@ from queue_max.domain import json_text
 from queue_max.domain.clock import cut, from_text
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, NewJob
+from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError, PayloadError
 
@@ -65,7 +66,7 @@ def check_job(  # noqa: PLR0913 - the arguments of `enqueue`
         keep_result=None if keep_result is None else _seconds("keep_result", keep_result),
         task=_key_or_none("task", task),
         timeout=None if timeout is None else _seconds("timeout", timeout),
-        queue=_key("queue", queue),
+        queue=queue_name(queue, error=InvalidJobError),
         concurrency_key=_key_or_none("concurrency_key", concurrency_key),
         rate_key=_key_or_none("rate_key", rate_key),
         breaker=_key_or_none("breaker", breaker),

@@ -26,7 +26,10 @@ DEFAULT_CAP = 100
 MAX_CAP = 1000
 
 OPTIONS = frozenset(
-    {"pagina_id", "priority", "max_retries", "retry_delay", "retry", "keep_result", "timeout"}
+    {
+        *("pagina_id", "priority", "max_retries", "retry_delay", "retry", "keep_result", "timeout"),
+        *("queue", "rate_key", "breaker"),
+    }
 )
 """What a schedule may say of its jobs, by the names that `enqueue` has for it."""
 

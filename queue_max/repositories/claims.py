@@ -1,7 +1,7 @@
 """Claims on the `fila` table: which job a worker is to run next."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -58,6 +58,18 @@ _is_held = and_(
     jobs.c.held_by.in_(bindparam("gates", expanding=True)),
 )
 _held = select(jobs.c.id).where(_is_held).limit(PROMOTED_AT_ONCE)
+
+# From one name to the next in the index, however many jobs there are between them.
+_first_name = select(func.min(jobs.c.queue).label("name")).where(jobs.c.status == PENDING)
+_names = _first_name.cte("names", recursive=True)
+_next_name = (
+    select(func.min(jobs.c.queue))
+    .where(jobs.c.status == PENDING, jobs.c.queue > _names.c.name)
+    .scalar_subquery()
+)
+_names = _names.union_all(select(_next_name).where(_names.c.name.is_not(None)))
+_pending_queues = select(_names.c.name).where(_names.c.name.is_not(None))
+_due_queues = select(jobs.c.queue).where(_is_due).distinct()
 
 _at_most = bindparam("at_most", type_=BigInteger)
 _in_order = (jobs.c.priority.desc(), jobs.c.id)
@@ -214,6 +226,12 @@ class ClaimRepository:
     def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
         """Give the most urgent pending job to a worker, as `claim` does; None if none is due."""
         return next(iter(self.claim(queue, worker_id, holder, at_most=1)), None)
+
+    def queues(self) -> Sequence[str]:
+        """Name the queues that have jobs which are pending, or scheduled and due by now."""
+        pending = self._connection.execute(_pending_queues).scalars().all()
+        due = self._connection.execute(_due_queues, {"now": self._now}).scalars().all()
+        return sorted({*pending, *due})
 
 
 def _urgency(job: Job) -> tuple[int, int]:

@@ -81,15 +81,15 @@ class Admission:
         if self._speaks_for_circuit(lease):
             self._breaker.release()
 
-    def allowance(self) -> float:
-        """Tell how many jobs could be admitted now; inf where nothing limits them."""
+    def allowance(self, queue: str) -> float:
+        """Tell how many jobs of a queue could be admitted now; inf where nothing limits them."""
         if self._breaker.state is not CircuitState.CLOSED:
             return 1 if self._breaker.get_retry_after() == 0 else 0
         tokens = self._limiter.get_remaining_tokens()
         return tokens if tokens == math.inf else math.floor(tokens)
 
-    def wait(self) -> float:
-        """Tell in how many seconds a job could be admitted; 0 for now."""
+    def wait(self, queue: str) -> float:
+        """Tell in how many seconds a job of a queue could be admitted; 0 for now."""
         return max(self._limiter.get_retry_after(), self._breaker.get_retry_after())
 
     def _has_token(self, patience: float) -> bool:

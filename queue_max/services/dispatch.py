@@ -38,20 +38,27 @@ class DispatchService:
         self._unreadable = _Warnings()
         self._unwritable = _Warnings()
 
-    def claim(self, worker_id: str, patience: float = 0.0, holder: str | None = None) -> Job | None:
-        """Give the most urgent due job of a shard to a worker; None when none may start.
+    def claim(
+        self,
+        worker_id: str,
+        patience: float = 0.0,
+        holder: str | None = None,
+        *,
+        queue: str = DEFAULT_QUEUE,
+    ) -> Job | None:
+        """Give the most urgent due job of a queue in a shard to a worker; None when none may start.
 
         `patience` is how many seconds to wait for the rate limiter, `holder` the identity of the
         worker's process. Raises ShardError when no shard can serve.
         """
-        due = self._shards_with_due_jobs()
+        due = self._shards_with_due_jobs(queue)
         first = next(due, None)
         permit = None if first is None else self._admission.admit(patience)
         if first is None or permit is None:
             return None
         job = None
         try:
-            job = self._claim_from(chain([first], due), worker_id, holder)
+            job = self._claim_from(chain([first], due), worker_id, holder, queue)
         finally:
             if job is None:
                 self._admission.withdraw(permit)
@@ -74,12 +81,20 @@ class DispatchService:
             unit.jobs.give_back(job)
         self._admission.handed_back(job.lease)
 
-    def _shards_with_due_jobs(self) -> Iterator[int]:
+    def queues(self) -> list[str]:
+        """Name the queues that have due jobs."""
+        names: set[str] = set()
+        for shard_id in self._store.shard_ids:
+            with suppress(ShardError), self._store.reading(shard_id) as unit:
+                names.update(unit.claims.queues())
+        return sorted(names)
+
+    def _shards_with_due_jobs(self, queue: str) -> Iterator[int]:
         refusals = []
         for shard_id in scan_order(self._store.shard_ids, self._rng):
             try:
                 with self._store.reading(shard_id) as unit:
-                    has_due = unit.claims.has_due(DEFAULT_QUEUE)
+                    has_due = unit.claims.has_due(queue)
             except ShardError as error:
                 self._unreadable.note(shard_id, error)
                 refusals.append(error)
@@ -91,12 +106,12 @@ class DispatchService:
             raise refusals[0]
 
     def _claim_from(
-        self, shard_ids: Iterator[int], worker_id: str, holder: str | None
+        self, shard_ids: Iterator[int], worker_id: str, holder: str | None, queue: str
     ) -> Job | None:
         """Claim in the first shard that serves."""
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
-            return self._claim_in(shard_id, wait, worker_id, holder)
+            return self._claim_in(shard_id, wait, worker_id, holder, queue)
 
         refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
@@ -113,13 +128,13 @@ class DispatchService:
         return None
 
     def _claim_in(
-        self, shard_id: int, wait: float | None, worker_id: str, holder: str | None
+        self, shard_id: int, wait: float | None, worker_id: str, holder: str | None, queue: str
     ) -> Job | None:
         """Claim in one shard; what is damaged there is buried on the way."""
         while True:
             with self._store.writing(shard_id, wait) as unit:
                 unit.claims.promote_due()
-                job = unit.claims.claim_next(DEFAULT_QUEUE, worker_id, holder)
+                job = unit.claims.claim_next(queue, worker_id, holder)
                 if job is None or job.damage is None:
                     return job
                 failure = Failure(JOB_DAMAGED, job.damage)

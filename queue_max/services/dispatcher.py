@@ -7,6 +7,7 @@ to other shards meanwhile, so that a locked one holds up nobody.
 
 import logging
 import math
+import random
 import threading
 import time
 from collections import deque
@@ -16,10 +17,11 @@ from dataclasses import dataclass, field
 
 from queue_max import forking
 from queue_max.domain.job import Job, JobPriority
+from queue_max.domain.queues import QueueChoice
 from queue_max.domain.tasks import Abilities, Ability
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
 from queue_max.services.admission import Admission
-from queue_max.services.exchange import Ended, Exchange, Harvest, may_wait
+from queue_max.services.exchange import Ended, Exchange, Harvest, Wanted, may_wait
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
@@ -51,7 +53,8 @@ class _Shard:
     is_taken: bool = False
     """A thread makes an exchange with it."""
     begun_at: float = -math.inf
-    may_have_jobs: bool = False
+    may_have_jobs: frozenset[str] = frozenset()
+    """Queues that may have due jobs there."""
     hints: int = 0
     takes_one: bool = False
     """Its most urgent job was one that is never buffered: the next may be, too."""
@@ -61,7 +64,9 @@ class _Shard:
 
 
 class Dispatcher:
-    """A monitor without threads of its own; all workers of a queue in this process share it.
+    """A monitor without threads of its own.
+
+    All workers of this process share it that take jobs from the same queues.
 
     What each job passes, the buffer and the jobs that have ended, are deques that need no lock.
     The lock guards the rest. It is taken as such, not through the condition: that leaves it by
@@ -71,22 +76,27 @@ class Dispatcher:
     def __init__(  # noqa: PLR0913 - who hears of an exchange
         self,
         shard_ids: Sequence[int],
+        choice: QueueChoice,
         exchange: Exchange,
         abilities: Abilities,
         unknown_tasks: UnknownTasks,
         retry: RetryService,
         admission: Admission,
         leases: LeaseService,
+        rng: random.Random,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shard_ids = shard_ids
+        self._choice = choice
+        self._names = frozenset(choice.names)
         self._exchange = exchange
         self._abilities = abilities
         self._unknown_tasks = unknown_tasks
         self._retry = retry
         self._admission = admission
         self._leases = leases
+        self._rng = rng
         self._clock = clock
         self._reset()
         forking.in_child(self._reset)
@@ -154,19 +164,15 @@ class Dispatcher:
 
     def wait(self, longest: float, stopping: threading.Event) -> None:
         """Wait until there may be something to take, for `longest` seconds at most."""
-        limited = self._admission.wait()
+        closed_for = [self._admission.wait(name) for name in self._names]
         with self._lock:
             now = self._clock()
-            if stopping.is_set():
+            if stopping.is_set() or self._has_ready() or self._next_shard(now) is not None:
                 return
-            if limited > 0:
-                longest = min(longest, limited)
-            elif any(self._ready.values()) or self._next_shard(now) is not None:
-                return
-            longest = min(longest, max(0.0, self._look_at - now))
+            moments = [self._look_at - now, *self._rests(now), *filter(None, closed_for)]
             self._waiting += 1
             try:
-                self._changed.wait(min([longest, *self._rests(now)]))
+                self._changed.wait(max(0.0, min(longest, *moments)))
             finally:
                 self._waiting -= 1
 
@@ -183,7 +189,7 @@ class Dispatcher:
                 self._look_at = 0.0
             else:
                 shard = self._shards[shard_id]
-                shard.may_have_jobs = True
+                shard.may_have_jobs = self._names
                 shard.hints += 1
             if self._waiting >= self._places or self._pace.is_slow(self._clock()):
                 self._changed.notify()
@@ -255,6 +261,11 @@ class Dispatcher:
                     continue
         return None
 
+    def _has_ready(self) -> bool:
+        """Tell whether a job in the buffer may start now."""
+        first = [jobs[0][0].queue for jobs in self._ready.values() if jobs]
+        return bool(first) and not self._open_queues().isdisjoint(first)
+
     def _start(self, job: Job, worker_id: str) -> Job | None:
         permit = self._admission.admit(0.0)
         now = self._clock()
@@ -304,19 +315,26 @@ class Dispatcher:
         """Find a shard with something to do: one that was begun with, else the next in turn."""
         if self._exchanges >= AT_ONCE:
             return None
-        may_claim = self._admission.allowance() > 0
         following = self._shards[self._turn :] + self._shards[: self._turn]
         able = [
             shard
             for shard in following
             if not shard.is_taken
             and shard.rests_until <= now
-            and (shard.ended or (may_claim and shard.may_have_jobs))
+            and (shard.ended or shard.may_have_jobs)
         ]
-        # What has ended can wait a little: it is settled along the way, where there are more jobs.
-        able = [shard for shard in able if may_claim and shard.may_have_jobs] or able
+        if able:
+            # What has ended can wait a little: it is settled on the way, where there are more jobs.
+            is_open = self._open_queues()
+            able = [each for each in able if each.may_have_jobs & is_open] or [
+                each for each in able if each.ended
+            ]
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
+
+    def _open_queues(self) -> frozenset[str]:
+        """Name the queues of which a job may start now."""
+        return frozenset(name for name in self._names if self._admission.allowance(name) > 0)
 
     def _rests(self, now: float) -> list[float]:
         return [
@@ -331,10 +349,10 @@ class Dispatcher:
         ended = [shard.ended.popleft() for _ in range(len(shard.ended))]
         with self._lock:
             hints = shard.hints
-            asked = self._appetite(shard) if worker_id is not None else 0
+            wanted = None if worker_id is None else self._wanted(shard, worker_id)
         harvest: Harvest | None = None
         try:
-            harvest = self._exchange.make(shard.id, ended, asked, worker_id or "")
+            harvest = self._exchange.make(shard.id, ended, wanted)
         except ShardBusyError as error:
             self._refused(shard, error)
         except QueueClosedError:
@@ -347,15 +365,15 @@ class Dispatcher:
             ended = self._settle_alone(ended)
         finally:
             left = ended if harvest is None else []
-            first = self._end_exchange(shard, left, harvest, hints if asked else None)
+            first = self._end_exchange(shard, left, harvest, hints)
         if harvest is not None:
             self._tell(harvest, ended)
         return first
 
-    def _appetite(self, shard: _Shard) -> int:
-        allowance = self._admission.allowance()
-        most = 1 if shard.takes_one else self._pace.appetite(self._places, self._clock())
-        return int(min(most, allowance))
+    def _wanted(self, shard: _Shard, worker_id: str) -> Wanted:
+        number = 1 if shard.takes_one else self._pace.appetite(self._places, self._clock())
+        names = [name for name in self._choice.order(self._rng) if name in shard.may_have_jobs]
+        return Wanted(worker_id, number, names)
 
     def _settle_alone(self, ended: Sequence[Ended]) -> list[Ended]:
         """Settle each in a transaction of its own, so that none suffers for another.
@@ -367,7 +385,7 @@ class Dispatcher:
         for each in ended:
             each.in_doubt = True
             try:
-                harvest = self._exchange.make(each.job.shard_id, [each], 0, "")
+                harvest = self._exchange.make(each.job.shard_id, [each])
             except ShardError:
                 left.append(each)
             except Exception:
@@ -379,7 +397,7 @@ class Dispatcher:
         return left
 
     def _end_exchange(
-        self, shard: _Shard, left: Sequence[Ended], harvest: Harvest | None, hints: int | None
+        self, shard: _Shard, left: Sequence[Ended], harvest: Harvest | None, hints: int
     ) -> Job | None:
         """Put what came into the buffer, but for the first job, which is for who made it."""
         claimed = harvest.claimed if harvest is not None else []
@@ -404,13 +422,13 @@ class Dispatcher:
             self._has_work.set()
         return claimed[0] if claimed else None
 
-    def _learn(self, shard: _Shard, harvest: Harvest, hints: int | None) -> None:
-        """Note when more is due there; and that nothing is now, if all was claimed.
+    def _learn(self, shard: _Shard, harvest: Harvest, hints: int) -> None:
+        """Note when more is due there; and that nothing is now, of queues where all was claimed.
 
-        Unless somebody has stored more since there were so many `hints`; None: it was no claim.
+        Unless somebody has stored more since there were so many `hints`.
         """
-        if harvest.is_all and hints is not None:
-            shard.may_have_jobs = shard.hints != hints
+        if harvest.exhausted and shard.hints == hints:
+            shard.may_have_jobs -= harvest.exhausted
         if harvest.due_in is not None:
             self._look_at = min(self._look_at, self._clock() + harvest.due_in)
 
@@ -452,7 +470,7 @@ class Dispatcher:
                     continue
                 try:
                     pause = min(pause, self._look_into(shard))
-                    found = found or shard.may_have_jobs
+                    found = found or bool(shard.may_have_jobs)
                 except ShardError as error:
                     refusals.append(error)
                     self._refused(shard, error)
@@ -469,7 +487,9 @@ class Dispatcher:
 
     def _look_into(self, shard: _Shard) -> float:
         """See whether a shard has due jobs; gives the seconds until one will be."""
-        prospect = self._exchange.look(shard.id)
-        if prospect.has_due:
-            self.hint(shard.id)
+        prospect = self._exchange.look(shard.id, self._names)
+        if prospect.due:
+            with self._lock:
+                shard.may_have_jobs |= prospect.due
+                shard.hints += 1
         return prospect.due_in

@@ -2,14 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from queue_max.domain.failures import JOB_DAMAGED, Failure
-from queue_max.domain.job import DEFAULT_QUEUE, Job, Lease
+from queue_max.domain.job import Job, Lease
 from queue_max.domain.retry import Verdict
 from queue_max.domain.tasks import Abilities, gate_of_job
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.services.admission import Admission
 from queue_max.services.leases import LeaseService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
@@ -43,6 +44,17 @@ class Ended(ABC):
         """Make it known, after the commit; False when the lease was lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a worker asks of a shard."""
+
+    worker_id: str
+    number: int
+    """Of jobs, at most."""
+    queues: Sequence[str]
+    """In the order in which they are asked."""
+
+
 @dataclass(slots=True)
 class Harvest:
     """What an exchange brought."""
@@ -55,17 +67,20 @@ class Harvest:
     """Gates of jobs that nobody here can run."""
     weight: int = 0
     """Characters in the payloads that were claimed."""
-    is_all: bool = True
-    """Fewer jobs came than were asked for."""
+    exhausted: set[str] = field(default_factory=set)
+    """Queues from which all was claimed that is due."""
     due_in: float | None = None
     """Seconds until the next job there is due; None where nobody asked."""
+    has_left_one: bool = False
+    """A job was left that has to be claimed by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """What a look at a shard has shown."""
 
-    has_due: bool
+    due: frozenset[str]
+    """Queues that have due jobs."""
     due_in: float
     """Seconds until its next job is due; inf where none is, or one is due now."""
 
@@ -79,29 +94,31 @@ class Exchange:
         settlement: SettlementService,
         retry: RetryService,
         leases: LeaseService,
+        admission: Admission,
         abilities: Abilities,
     ) -> None:
         self._store = store
         self._settlement = settlement
         self._retry = retry
         self._leases = leases
+        self._admission = admission
         self._abilities = abilities
 
-    def make(self, shard_id: int, ended: Sequence[Ended], asked: int, worker_id: str) -> Harvest:
-        """Settle jobs of a shard, and claim as many as are asked for, with one commit."""
+    def make(self, shard_id: int, ended: Sequence[Ended], wanted: Wanted | None = None) -> Harvest:
+        """Settle jobs of a shard, and claim what is wanted of it, with one commit."""
         with self._store.writing(shard_id, LOCK_WAIT) as unit:
             harvest = self._settle(unit, ended)
-            if asked:
-                self._claim(unit, harvest, worker_id, asked)
-            if harvest.is_all:
+            if wanted is not None:
+                self._claim(unit, harvest, wanted)
+            if wanted is None or harvest.exhausted:
                 harvest.due_in = _due_in(unit)
         return harvest
 
-    def look(self, shard_id: int) -> Prospect:
-        """See whether a shard has due jobs, without a lock."""
+    def look(self, shard_id: int, names: Iterable[str]) -> Prospect:
+        """See which queues have due jobs in a shard, without a lock."""
         with self._store.reading(shard_id) as unit:
-            has_due = unit.claims.has_due(DEFAULT_QUEUE)
-            return Prospect(has_due, math.inf if has_due else _due_in(unit))
+            due = frozenset(name for name in names if unit.claims.has_due(name))
+            return Prospect(due, math.inf if due else _due_in(unit))
 
     def release_held(self, shard_id: int) -> int:
         """Let jobs of a shard run that were held, for want of what is known here.
@@ -125,14 +142,21 @@ class Exchange:
         ran = iter(self._settlement.write_all(unit, done) if done else ())
         return Harvest([next(ran) if each.is_simply_done else each.write(unit) for each in ended])
 
-    def _claim(self, unit: UnitOfWork, harvest: Harvest, worker_id: str, asked: int) -> None:
+    def _claim(self, unit: UnitOfWork, harvest: Harvest, wanted: Wanted) -> None:
+        """Claim from one queue after the other, until there is enough."""
         unit.claims.promote_due()
         holder = self._leases.holder
-        claimed = unit.claims.claim(DEFAULT_QUEUE, worker_id, holder, at_most=asked)
+        for name in wanted.queues:
+            left = wanted.number - len(harvest.claimed)
+            asked = int(min(left, self._admission.allowance(name)))
+            if asked < 1:
+                continue
+            claimed = unit.claims.claim(name, wanted.worker_id, holder, at_most=asked)
+            for job in claimed:
+                self._sort_in(unit, harvest, job)
+            if len(claimed) < asked and not harvest.has_left_one:
+                harvest.exhausted.add(name)
         harvest.weight = unit.claims.weight
-        harvest.is_all = len(claimed) < asked
-        for job in claimed:
-            self._sort_in(unit, harvest, job)
 
     def _sort_in(self, unit: UnitOfWork, harvest: Harvest, job: Job) -> None:
         """Take a claimed job, unless it cannot be run, or has to be claimed by itself."""
@@ -146,7 +170,7 @@ class Exchange:
             harvest.held.append(gate)
         elif harvest.claimed and not may_wait(job):
             unit.jobs.give_back(job)
-            harvest.is_all = False
+            harvest.has_left_one = True
         else:
             harvest.claimed.append(job)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from queue_max import checks
 from queue_max.domain.attempts import Attempt
-from queue_max.domain.job import DEFAULT_QUEUE, LOOKS, Job, JobStatus
+from queue_max.domain.job import LOOKS, Job, JobStatus
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import JobFailedError, JobNotFoundError, ResultNotKeptError, ShardError
 from queue_max.repositories.job_lists import ALL, Counts
@@ -63,25 +63,28 @@ class InspectionService:
         self._counted[shard_id] = counts, now + (now - begun) / COUNTING
         return counts
 
-    def longest_wait(self) -> float:
+    def longest_wait(self, queues: Collection[str]) -> float:
         """Tell for how many seconds the job has waited that is due for the longest time, about.
 
-        Of each shard, the first one of each priority is looked at. 0 where none is due.
+        Of each shard and queue, the first one of each priority is looked at. 0 where none is due.
         """
         longest = 0.0
         for shard_id in self._store.shard_ids:
             with suppress(ShardError), self._store.reading(shard_id) as unit:
-                if (since := unit.claims.waiting_since(DEFAULT_QUEUE)) is not None:
+                for since in filter(None, map(unit.claims.waiting_since, queues)):
                     longest = max(longest, (unit.now - since).total_seconds())
         return longest
 
-    def is_idle(self) -> bool:
-        """Tell whether no job is due, and none runs; one that is scheduled for later is neither."""
-        return not any(map(self._is_busy, self._store.shard_ids))
+    def is_idle(self, queues: Collection[str]) -> bool:
+        """Tell whether no job of these queues is due, and none of any queue runs.
 
-    def _is_busy(self, shard_id: int) -> bool:
+        One that is scheduled for later is neither.
+        """
+        return not any(self._is_busy(shard_id, queues) for shard_id in self._store.shard_ids)
+
+    def _is_busy(self, shard_id: int, queues: Collection[str]) -> bool:
         with self._store.reading(shard_id) as unit:
-            is_due = unit.claims.has_due(DEFAULT_QUEUE)
+            is_due = any(map(unit.claims.has_due, queues))
             return is_due or unit.job_lists.counts(at_most=1).processing > 0
 
     def totals(self, shard_ids: Iterable[int] | None = None) -> Totals:

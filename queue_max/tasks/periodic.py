@@ -84,7 +84,7 @@ class PeriodicTask(Task[P, R]):
 
     def _said(self) -> dict[str, Any]:
         """Give what is said of each job."""
-        return {name: getattr(self.options, name) for name in sorted(OPTIONS)}
+        return {name: said for name, said in self.options.of_job().items() if name in OPTIONS}
 
 
 class _Schedulers:

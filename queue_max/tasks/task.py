@@ -8,7 +8,8 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from queue_max import checks
 from queue_max.domain.clock import from_text, to_text, utc_now
-from queue_max.domain.job import DEFAULT_RETRY_DELAY, JobHandle
+from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, JobHandle
+from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.domain.tasks import FIRST_VERSION
 from queue_max.exceptions import ConfigurationError, InvalidJobError
@@ -25,7 +26,7 @@ R = TypeVar("R")
 class TaskOptions:
     """What is said of each job of a task; the words of `Queue.enqueue`."""
 
-    queue: Queue | None = None
+    queue: Queue | str | None = None
     priority: int = 0
     max_retries: int | None = None
     timeout: float | None = None
@@ -35,10 +36,16 @@ class TaskOptions:
     unique_key: str | None = None
     unique_for: float | None = None
     keep_result: float | None = None
+    rate_key: str | None = None
+    breaker: str | None = None
 
     def __post_init__(self) -> None:
-        if self.queue is not None and not isinstance(self.queue, Queue):
-            raise ConfigurationError(f"queue={checks.shown(self.queue)}: should be a Queue")
+        if isinstance(self.queue, str):
+            queue_name(self.queue)
+        elif self.queue is not None and not isinstance(self.queue, Queue):
+            raise ConfigurationError(
+                f"queue={checks.shown(self.queue)}: should be a Queue, or the name of one in it"
+            )
         if self.timeout is not None:
             checks.seconds("timeout", self.timeout)
         checks.whole("priority", self.priority, at_least=0, at_most=2)
@@ -57,6 +64,15 @@ class TaskOptions:
                 f"unknown {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}"
             )
         return replace(self, **options)
+
+    @property
+    def queue_name(self) -> str:
+        """Which of the named queues the jobs go to."""
+        return self.queue if isinstance(self.queue, str) else DEFAULT_QUEUE
+
+    def of_job(self) -> dict[str, Any]:
+        """Give them as arguments of `Queue.enqueue`."""
+        return {name: getattr(self, name) for name in _NAMES} | {"queue": self.queue_name}
 
 
 _NAMES = [each.name for each in fields(TaskOptions)]
@@ -125,7 +141,7 @@ class Task(TaskFunction[P, R]):
         """Give the same task with other options for its jobs, the words of `Queue.enqueue`.
 
         They are priority, max_retries, retry_delay, retry, timeout, pagina_id, unique_key,
-        unique_for, keep_result and queue.
+        unique_for, keep_result, rate_key, breaker and queue.
         """
         return self._like(self.options.changed(options))
 
@@ -134,7 +150,8 @@ class Task(TaskFunction[P, R]):
 
     def get_queue(self) -> Queue:
         """Give the queue its jobs go to: its own, or the default one."""
-        return self.options.queue or default_queue()
+        queue = self.options.queue
+        return queue if isinstance(queue, Queue) else default_queue()
 
     def get_stats(self) -> dict[str, Any]:
         """Tell how the task is set up, and how its queue is."""
@@ -148,9 +165,14 @@ class Task(TaskFunction[P, R]):
         }
 
     @property
-    def queue(self) -> Queue | None:
-        """The queue it was given; None for the default one."""
+    def queue(self) -> Queue | str | None:
+        """The queue it was given, or the name of one in the default one; None for that."""
         return self.options.queue
+
+    @property
+    def queue_name(self) -> str:
+        """Which of the named queues its jobs go to."""
+        return self.options.queue_name
 
     @property
     def priority(self) -> int:
@@ -183,8 +205,7 @@ class Task(TaskFunction[P, R]):
         }
         if at is not None:
             payload["scheduled_at"] = to_text(at)
-        said = {name: getattr(options, name) for name in _NAMES if name != "queue"}
-        return {"payload": payload, "task": self.task_name, "run_at": at, **said}
+        return {"payload": payload, "task": self.task_name, "run_at": at, **options.of_job()}
 
     def __reduce__(self) -> str:
         # By reference, as functions are pickled.
@@ -200,7 +221,7 @@ def task(queue: Callable[P, R], /) -> Task[P, R]: ...
 
 @overload
 def task(
-    queue: Queue | None = None,
+    queue: Queue | str | None = None,
     priority: int = 0,
     max_retries: int | None = None,
     rate_limit: None = None,
@@ -234,9 +255,11 @@ def task(  # noqa: PLR0913 - the contract's
     Used as `@task` or `@task(...)`, on functions and coroutine functions. Calling the result still
     calls the function.
 
-    - `queue`: where its jobs go; None for the default one, opened when it is first used.
+    - `queue`: where its jobs go, a Queue, or the name of one in the default one; None for that,
+      opened when it is first used.
     - `priority`, `max_retries`, `retry_delay`, `timeout`: as for `Queue.enqueue`; so are, by
-      keyword, `retry`, `pagina_id`, `unique_key`, `unique_for` and `keep_result`.
+      keyword, `retry`, `pagina_id`, `unique_key`, `unique_for`, `keep_result`, `rate_key` and
+      `breaker`.
     - `on_success(result, task_name=...)` is called when a call is done, here or in a worker, and
       `on_failure(error, task_name=...)` when it has failed for good.
     - `version`: raised when arguments change in a way that jobs of before do not fit. The old
@@ -246,9 +269,7 @@ def task(  # noqa: PLR0913 - the contract's
     A parameter `ctx` of the function is given the running job by the worker, and is left out by
     whoever enqueues.
     """
-    function = None if queue is None or isinstance(queue, Queue) else queue
-    if function is not None and not callable(function):
-        raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue")
+    function = queue if callable(queue) else None
     decorate = decorator(
         Task,
         queue=queue if function is None else None,

@@ -11,7 +11,7 @@ from typing import Any
 from queue_max import checks
 from queue_max.domain.job import Job, JobResult
 from queue_max.queue import Queue
-from queue_max.workers.base import STOP_GRACE, BaseWorker
+from queue_max.workers.base import STOP_GRACE, BaseWorker, Queues
 from queue_max.workers.company import in_this_process
 from queue_max.workers.execution import canceller, failed, outcome_of, run
 from queue_max.workers.repertoire import ProcessFunction
@@ -48,6 +48,7 @@ class AsyncWorker(BaseWorker):
         *,
         concurrency: int = CONCURRENCY,
         stop_grace: float = STOP_GRACE,
+        queues: Queues | None = None,
     ) -> None:
         self.places = checks.whole("concurrency", concurrency, at_least=1, at_most=10_000)
         super().__init__(
@@ -60,6 +61,7 @@ class AsyncWorker(BaseWorker):
             poll_interval,
             job_timeout,
             stop_grace=stop_grace,
+            queues=queues,
         )
 
     def _more_options(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class AsyncWorker(BaseWorker):
         job = None
         try:
             if not self._stopping.is_set():
-                job = self._services.dispatcher.take(self.worker_id, self.poll_interval)
+                job = self.dispatcher.take(self.worker_id, self.poll_interval)
         finally:
             if job is None or job.is_suspect:
                 in_this_process.leave()
@@ -122,7 +124,7 @@ class AsyncWorker(BaseWorker):
         """Wait until nothing else runs, and see to it that what has ended does not run again."""
         in_this_process.join_alone()
         try:
-            self._services.dispatcher.flush()
+            self.dispatcher.flush()
         except BaseException:
             in_this_process.leave()
             raise

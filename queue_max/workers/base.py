@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
-from queue_max.domain.job import Job, JobResult
+from queue_max.domain.job import DEFAULT_QUEUE, Job, JobResult
+from queue_max.domain.queues import QueueChoice
 from queue_max.exceptions import (
     ConfigurationError,
     LeaseLostError,
@@ -23,7 +24,7 @@ from queue_max.queue import Queue
 from queue_max.workers.company import Abandoned
 from queue_max.workers.execution import failed
 from queue_max.workers.outcomes import Account
-from queue_max.workers.repertoire import ProcessFunction, Repertoire
+from queue_max.workers.repertoire import ProcessFunction, Repertoire, tasks
 from queue_max.workers.running import RunningJob, StopReason
 from queue_max.workers.upkeep import Upkeep
 
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST_OUTAGE_PAUSE = 10.0
 """Seconds between two tries, at most, while the database does not answer."""
+
+Queues = QueueChoice | str | Iterable[str] | Mapping[str, int]
+"""Which queues a worker takes jobs from: in order, or by weight."""
 
 STOP_GRACE = 1.0
 """Seconds that a function has to end in once it was told to stop, if nobody says otherwise."""
@@ -65,6 +69,7 @@ class BaseWorker(ABC):
         job_timeout: float | None = None,
         *,
         stop_grace: float = STOP_GRACE,
+        queues: Queues | None = None,
     ) -> None:
         if process_function is not None and not callable(process_function):
             raise ConfigurationError(f"process_function={process_function!r}: cannot be called")
@@ -80,6 +85,7 @@ class BaseWorker(ABC):
         self.poll_interval = poll_interval
         self.job_timeout = job_timeout
         self.stop_grace = checks.seconds("stop_grace", stop_grace, zero=True)
+        self.queues = None if queues is None else QueueChoice.of(queues)
         self.repertoire = Repertoire(process_function)
         self._on_job_start = on_job_start
         self._on_job_complete = on_job_complete
@@ -131,7 +137,7 @@ class BaseWorker(ABC):
         )
 
     def _more_options(self) -> dict[str, Any]:
-        return {"stop_grace": self.stop_grace}
+        return {"stop_grace": self.stop_grace, "queues": self.queues}
 
     def start(self) -> None:
         """Begin to take jobs, or go on after a stop was asked for; harmless when it runs."""
@@ -158,7 +164,7 @@ class BaseWorker(ABC):
             self._stopping.set()
             if self._is_working:
                 self._state = WorkerState.STOPPING
-        self._services.dispatcher.wake()
+        self._services.dispatchers.wake()
 
     def stop(self, timeout: float | None = 10.0) -> bool:
         """Take no further job and wait for what runs.
@@ -185,8 +191,8 @@ class BaseWorker(ABC):
         self._leaving.set()
         running = self.running()
         with suppress(QueueError):
-            self._services.dispatcher.flush()
-            self._services.dispatcher.give_all_back()
+            self._services.dispatchers.flush()
+            self._services.dispatchers.give_all_back()
         return sum([self._hand_back(each) for each in running])
 
     def _hand_back(self, running: RunningJob) -> bool:
@@ -251,7 +257,12 @@ class BaseWorker(ABC):
             "current_job_id": job.id if job else None,
         }
 
+    def chosen_queues(self) -> QueueChoice:
+        """Tell which queues it takes jobs from: the default one and those of tasks, if not told."""
+        return self.queues or QueueChoice.evenly([DEFAULT_QUEUE, *tasks.queues()])
+
     def _work(self) -> None:
+        self.dispatcher = self._services.dispatchers.of(self.chosen_queues())
         self._upkeep = Upkeep.of(self.queue)
         self._upkeep.join(self)
         self._go_on()
@@ -282,7 +293,7 @@ class BaseWorker(ABC):
         while not self._stopping.is_set():
             try:
                 if not self._run_next():
-                    self._services.dispatcher.wait(self.poll_interval, self._stopping)
+                    self.dispatcher.wait(self.poll_interval, self._stopping)
             except QueueClosedError:
                 self._stopping.set()
                 return
@@ -318,7 +329,7 @@ class BaseWorker(ABC):
         """Have it written how a job ended; one that failed as it was given back has not failed."""
         if running.stopped is StopReason.LEAVING and not outcome.success:
             return
-        self._services.dispatcher.finish(self._account.enter(running.job, outcome))
+        self.dispatcher.finish(self._account.enter(running.job, outcome))
 
     def _wait_for(self, answer: Coroutine[Any, Any, None]) -> object:
         """Wait for what a callback returned that is a coroutine function."""
@@ -329,7 +340,7 @@ class BaseWorker(ABC):
         pause = 0.1
         while self._account.unsettled and not self._leaving.is_set():
             try:
-                self._services.dispatcher.flush()
+                self.dispatcher.flush()
             except QueueClosedError as error:
                 logger.error("%s job(s) will run again: %s", len(self._account.unsettled), error)
                 return

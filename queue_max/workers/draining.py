@@ -54,12 +54,18 @@ class _Drain:
         number = 0
         self._release_held()
         while True:
-            patience = self._queue.rate_limiter_timeout
-            job = self._services.dispatch.claim(WORKER_ID, patience)
+            job = self._claim()
             if job is not None:
                 number += self._run(job)
             elif not (scheduled and self._make_due()):
                 return number
+
+    def _claim(self) -> Job | None:
+        """Take a job of any queue that has one which may start."""
+        dispatch, patience = self._services.dispatch, self._queue.rate_limiter_timeout
+        names = dispatch.queues()
+        claims = (dispatch.claim(WORKER_ID, patience, queue=name) for name in names)
+        return next(filter(None, claims), None)
 
     def _run(self, job: Job) -> bool:
         """Run a job and write its outcome; False when nobody here can run it."""

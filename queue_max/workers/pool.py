@@ -106,7 +106,9 @@ class WorkerPool:
         if self._model is None or now - self._scaled_at < self._cooldown:
             return
         pending = self._model.queue.get_pending_count()
-        waited = self._model.queue.services.inspection.longest_wait()
+        waited = self._model.queue.services.inspection.longest_wait(
+            self._model.chosen_queues().names
+        )
         target = self._scaling.target(len(self.workers), pending, waited)
         if target > len(self.workers):
             self.add_worker(self._make_worker(self._model))
@@ -152,8 +154,10 @@ class WorkerPool:
     def _is_idle(self) -> bool:
         if any(worker.get_current_job() for worker in self.workers):
             return False
-        queues = {worker.queue for worker in self.workers}
-        return all(queue.services.inspection.is_idle() for queue in queues)
+        return all(
+            worker.queue.services.inspection.is_idle(worker.chosen_queues().names)
+            for worker in self.workers
+        )
 
     def _make_worker(self, model: BaseWorker) -> BaseWorker:
         self._made += 1

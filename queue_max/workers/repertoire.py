@@ -45,6 +45,10 @@ class TaskFunction(Protocol):
     def run(self, payload: Mapping[str, Any], running: RunningJob) -> Any:
         """Call the function with the arguments of a payload."""
 
+    @property
+    def queue_name(self) -> str:
+        """Which of the named queues its jobs go to."""
+
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue, if it has one."""
 
@@ -84,6 +88,10 @@ class TaskRegistry:
     def gates(self) -> Collection[str]:
         """Name all of them."""
         return self._tasks.keys()
+
+    def queues(self) -> Collection[str]:
+        """Name the queues their jobs go to."""
+        return sorted({task.queue_name for task in list(self._tasks.values())})
 
     def declare(self, queue: Queue) -> None:
         """Let those that have a schedule store it in a queue."""

@@ -7,7 +7,7 @@ stores those of schedules.
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from queue_max import forking
 from queue_max.exceptions import QueueClosedError, QueueError, ShardError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
+from queue_max.services.dispatcher import Dispatcher
 from queue_max.storage import bells
 from queue_max.storage.bells import Bell
 from queue_max.workers.overseer import Employer, Overseer
@@ -49,6 +50,10 @@ class Member(Employer, Protocol):
         """What it can run."""
 
     @property
+    def dispatcher(self) -> Dispatcher:
+        """What gives it jobs."""
+
+    @property
     def places(self) -> int:
         """How many jobs it runs at once."""
 
@@ -63,6 +68,7 @@ class Upkeep:
         self._workers = 0
         self._loops: list[Repeater] = []
         self._threads: list[threading.Thread] = []
+        self._tended: set[Dispatcher] = set()
         self._bell: Bell | None = None
         self._stopping = threading.Event()
         forking.in_child(self._forget)
@@ -75,24 +81,27 @@ class Upkeep:
 
     def join(self, worker: Member) -> None:
         """Note that a worker begins."""
-        self._services.dispatcher.join(worker.repertoire, worker.places)
         with _lock:
+            worker.dispatcher.join(worker.repertoire, worker.places)
             self._workers += 1
             self.overseer.watch(worker)
             if self._workers == 1:
                 self._start()
+            if worker.dispatcher not in self._tended:
+                self._tended.add(worker.dispatcher)
+                self._start_thread("queue-max-settling", worker.dispatcher.tend)
 
     def leave(self, worker: Member) -> None:
         """Note that a worker has ended."""
-        self._services.dispatcher.leave(worker.repertoire, worker.places)
         with _lock:
+            worker.dispatcher.leave(worker.repertoire, worker.places)
             self._workers -= 1
             self.overseer.forget(worker)
             if self._workers:
                 return
             loops, threads, bell = self._loops, self._threads, self._bell
             self._stopping.set()
-            self._services.dispatcher.wake()
+            self._services.dispatchers.wake()
             self.overseer.wake()
             if bell is not None:
                 bell.ring()
@@ -109,7 +118,7 @@ class Upkeep:
     def _let_go(self) -> None:
         """Leave nothing behind that was claimed and not begun."""
         try:
-            self._services.dispatcher.give_all_back()
+            self._services.dispatchers.give_all_back()
         except QueueClosedError:
             return
 
@@ -119,6 +128,7 @@ class Upkeep:
         self._workers = 0
         self._loops = []
         self._threads = []
+        self._tended = set()
         self._bell = None
 
     def _tidy(self) -> None:
@@ -128,8 +138,8 @@ class Upkeep:
         """Let jobs run that were set aside because nobody knew their tasks, where one does now."""
         for shard_id in self._services.store.shard_ids:
             with suppress(ShardError):  # another try follows
-                while self._services.exchange.release_held(shard_id):
-                    self._services.dispatcher.hint(shard_id)
+                while self._services.dispatchers.release_held(shard_id):
+                    self._services.dispatchers.hint(shard_id)
 
     def _start(self) -> None:
         settings, presence = self._services.settings, self._services.presence
@@ -160,16 +170,18 @@ class Upkeep:
         for loop in self._loops:
             loop.start()
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=work, args=(self._stopping, *more), name=name, daemon=True)
-            for name, work, *more in self._works()
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = []
+        self._tended = set()
+        for name, work, *more in self._works():
+            self._start_thread(name, work, *more)
+
+    def _start_thread(self, name: str, work: Callable[..., None], *more: Any) -> None:
+        thread = threading.Thread(target=work, args=(self._stopping, *more), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _works(self) -> Iterator[tuple[Any, ...]]:
         """Give what threads do until they are told to stop: a name, a function, its arguments."""
-        yield "queue-max-settling", self._services.dispatcher.tend
         yield "queue-max-overseer", self.overseer.oversee
         yield "queue-max-schedules", self._tend_schedules
         if self._bell is not None:
@@ -191,5 +203,5 @@ class Upkeep:
         while not stopping.is_set():
             for shard_id in bell.heard(HEAR_FOR):
                 if shard_id in services.store.shard_ids:
-                    services.dispatcher.hint(shard_id)
+                    services.dispatchers.hint(shard_id)
             stopping.wait(BETWEEN_RINGS)

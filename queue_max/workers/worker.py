@@ -7,7 +7,7 @@ from typing import Any
 
 from queue_max.domain.job import Job, Lease
 from queue_max.queue import Queue
-from queue_max.workers.base import STOP_GRACE, BaseWorker, WorkerState
+from queue_max.workers.base import STOP_GRACE, BaseWorker, Queues, WorkerState
 from queue_max.workers.company import Abandoned, in_this_process
 from queue_max.workers.isolation import Isolation, refuse_while_importing, runner_factory
 from queue_max.workers.repertoire import ProcessFunction
@@ -31,6 +31,9 @@ class Worker(BaseWorker):
       so by `current_job().should_stop`, a coroutine is cancelled. A thread cannot be ended: a
       function that goes on for `stop_grace` seconds more is left behind in its thread, unseen,
       and the worker goes on in another one. `Queue.cancel` of a running job works the same way.
+    - `queues`: which ones to take jobs from, the first one first: "mail,default" or a list of
+      names; or by weight: "mail=3,default=1" or a dict. None: the one called "default", and those
+      that tasks of this process name.
     - `isolation`: "process" has functions run in a child process, which is killed at once where a
       thread is told to stop. Should it die of a job, no other job is harmed. The function has to
       stand at the top level of a module; its arguments and its result are pickled.
@@ -52,6 +55,7 @@ class Worker(BaseWorker):
         job_timeout: float | None = None,
         *,
         stop_grace: float = STOP_GRACE,
+        queues: Queues | None = None,
         isolation: str = Isolation.THREAD,
         jobs_per_process: int = 1,
     ) -> None:
@@ -68,6 +72,7 @@ class Worker(BaseWorker):
             poll_interval,
             job_timeout,
             stop_grace=stop_grace,
+            queues=queues,
         )
 
     def start(self) -> None:
@@ -107,16 +112,16 @@ class Worker(BaseWorker):
                 return True
         with in_this_process.alone():
             if self._stopping.is_set():
-                self._services.dispatcher.give_back(job)
+                self.dispatcher.give_back(job)
             else:
-                self._services.dispatcher.flush()  # what has ended is not to run again for it
+                self.dispatcher.flush()  # what has ended is not to run again for it
                 self._process(job)
                 self._be_charged_for_none()
         return True
 
     def _take(self) -> Job | None:
         self._runner.prepare()
-        dispatcher = self._services.dispatcher
+        dispatcher = self.dispatcher
         if (job := dispatcher.take_ready(self.worker_id)) is None:
             self._be_charged_for_none()
             job = dispatcher.take(self.worker_id, self.poll_interval)

@@ -136,3 +136,22 @@ def test_what_cannot_be_run_is_said_at_once(
     assert ran.returncode == 2
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_worker_takes_jobs_of_the_queues_it_is_told_and_leaves_when_these_are_empty(
+    queue: Queue, run: Run
+) -> None:
+    for name in ("default", "mail", "news"):
+        queue.enqueue({"from": name}, queue=name)
+    ran = run("worker", "--function", "builtins:print", "--queues", "news=1,mail=2", "--burst")
+    assert ran.returncode == 0, ran.stderr
+    assert "Takes jobs of: news=1,mail=2" in ran.stderr
+    assert sorted(ran.stdout.split("'")[3::4]) == ["mail", "news"]
+    assert [job.queue for job in queue.list_jobs()] == ["default"]
+
+
+def test_queues_that_are_none_are_refused_before_anything_is_started(run: Run) -> None:
+    ran = run("worker", "--function", "builtins:print", "--queues", "news,news")
+    assert ran.returncode == 2
+    assert "queues=['news', 'news']: should name at least one queue, and none twice" in ran.stderr
+    assert "Traceback" not in ran.stderr

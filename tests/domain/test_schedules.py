@@ -459,7 +459,7 @@ BAD: list[tuple[dict[str, Any], type[ValueError], str]] = [
     ({"misfire": []}, ConfigurationError, r"misfire=\[\]"),
     ({"overlap": "all"}, ConfigurationError, "overlap='all'.*allow, skip"),
     ({"misfire_cap": 0}, ConfigurationError, "misfire_cap=0"),
-    ({"options": {"delay": 5}}, ConfigurationError, "unknown 'delay'; there are keep_result"),
+    ({"options": {"delay": 5}}, ConfigurationError, "unknown 'delay'; there are breaker"),
     ({"options": {"priority": 3}}, InvalidJobError, "priority=3"),
     ({"options": {"retry": "often"}}, InvalidJobError, "retry='often'"),
     ({"options": {"timeout": 0}}, InvalidJobError, "timeout=0"),

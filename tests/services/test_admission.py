@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 import pytest
 from support.clock import FakeClock
 
-from queue_max.domain.job import Job, Lease
+from queue_max.domain.job import DEFAULT_QUEUE, Job, Lease
 from queue_max.exceptions import LeaseLostError, Permanent
 from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
 from queue_max.limits.rate_limiter import RateLimiter
@@ -84,13 +84,13 @@ def test_who_gets_no_token_gives_the_pass_of_the_circuit_back(
 def test_the_wait_is_that_of_the_stricter_limit(
     admission: Admission, breaker: CircuitBreaker
 ) -> None:
-    assert admission.wait() == 0
+    assert admission.wait(DEFAULT_QUEUE) == 0
     admission.admit(0)
     admission.admit(0)
-    assert admission.wait() == pytest.approx(30)
+    assert admission.wait(DEFAULT_QUEUE) == pytest.approx(30)
     for _ in range(3):
         breaker.record_failure()
-    assert admission.wait() == pytest.approx(60)
+    assert admission.wait(DEFAULT_QUEUE) == pytest.approx(60)
 
 
 # What counts as a failure

@@ -1,5 +1,6 @@
 """The Dispatcher: what it hands out, in which order, and that nothing it was given is lost."""
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from support.clock import FakeClock
 from queue_max.domain.events import Events
 from queue_max.domain.failures import WORKER_DIED, Failure
 from queue_max.domain.job import DEFAULT_RETRY_DELAY, Job, JobStatus
+from queue_max.domain.queues import QueueChoice
 from queue_max.domain.tasks import Abilities, gate_of, gate_of_job
 from queue_max.exceptions import QueueClosedError, ShardDamagedError, ShardError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
@@ -56,6 +58,11 @@ def knows() -> Knows:
 
 
 @pytest.fixture
+def choice() -> QueueChoice:
+    return QueueChoice()
+
+
+@pytest.fixture
 def dispatcher(
     store: Store,
     settlement: SettlementService,
@@ -64,17 +71,20 @@ def dispatcher(
     leases: LeaseService,
     events: Events,
     knows: Knows,
+    choice: QueueChoice,
     clock: FakeClock,
 ) -> Dispatcher:
     abilities = Abilities()
     made = Dispatcher(
         store.shard_ids,
-        Exchange(store, settlement, retry, leases, abilities),
+        choice,
+        Exchange(store, settlement, retry, leases, admission, abilities),
         abilities,
         UnknownTasks(events),
         retry,
         admission,
         leases,
+        random.Random(0),
         clock=lambda: clock.now.timestamp(),
     )
     made.join(knows)
@@ -493,7 +503,7 @@ def test_who_sleeps_is_woken_where_those_awake_do_not_keep_up(
     sleeper.start()
     while not dispatcher._changed._waiters:  # type: ignore[attr-defined]
         time.sleep(0.001)
-    dispatcher._shards[1].may_have_jobs = True  # and whoever was told of it is busy
+    dispatcher._shards[1].may_have_jobs = dispatcher._names  # and whoever was told of it is busy
     dispatcher._tend()
     sleeper.join(20)
     assert not sleeper.is_alive()
@@ -626,3 +636,43 @@ def test_who_waits_is_woken_by_a_hint_and_by_being_told_to_stop(dispatcher: Disp
         end()
         waiting.join(30)
         assert not waiting.is_alive()
+
+
+# Named queues
+
+
+@pytest.mark.parametrize("choice", [QueueChoice.of("mail,news")])
+def test_jobs_are_taken_of_the_chosen_queues_only_the_first_one_first(
+    dispatcher: Dispatcher, take: Take, add: Add
+) -> None:
+    for queue in ("default", "news", "mail", "news", "mail"):
+        add(queue=queue)
+    dispatcher.hint(0)
+    assert [must(take()).queue for _ in range(4)] == ["mail", "mail", "news", "news"]
+    assert take() is None
+
+
+@two_shards
+@hungry
+@pytest.mark.parametrize("choice", [QueueChoice.of("mail,news")])
+def test_a_queue_that_is_empty_here_may_have_jobs_there(
+    dispatcher: Dispatcher, take: Take, add: Add
+) -> None:
+    add(queue="news")
+    add(shard_id=1, queue="mail")
+    add(shard_id=1, queue="news")
+    taken = [must(take()) for _ in range(3)]
+    assert sorted((job.shard_id, job.queue) for job in taken) == [
+        (0, "news"),
+        (1, "mail"),
+        (1, "news"),
+    ]
+    assert take() is None
+
+
+@pytest.mark.parametrize("choice", [QueueChoice.of("mail=1,news=1")])
+def test_by_weight_no_queue_waits_for_the_other_to_be_empty(take: Take, add: Add) -> None:
+    add(20, queue="mail")
+    add(20, queue="news")
+    taken = [must(take()).queue for _ in range(20)]
+    assert 0 < taken.count("mail") < 20

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.clock import FakeClock
 
-from queue_max.domain.job import Job, JobStatus
+from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
 from queue_max.exceptions import ConfigurationError, ShardDamagedError, ShardNotFoundError
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.shard_metadata import Totals
@@ -44,16 +44,16 @@ def test_the_queue_is_idle_when_no_job_is_due_and_none_runs(
     claim: Callable[..., Job | None],
     clock: FakeClock,
 ) -> None:
-    assert inspection.is_idle()
+    assert inspection.is_idle([DEFAULT_QUEUE])
     add(1, shard_id=1)
-    assert not inspection.is_idle()
+    assert not inspection.is_idle([DEFAULT_QUEUE])
     running = claim(shard_id=1)
     assert running is not None
-    assert not inspection.is_idle()
+    assert not inspection.is_idle([DEFAULT_QUEUE])
     retry.settle(running.id, 1, "not yet")
-    assert inspection.is_idle()
+    assert inspection.is_idle([DEFAULT_QUEUE])
     clock.advance(3600)  # it is due, and nobody has made it pending
-    assert not inspection.is_idle()
+    assert not inspection.is_idle([DEFAULT_QUEUE])
 
 
 @two_shards
@@ -247,9 +247,9 @@ def test_a_time_that_cannot_be_waited_is_refused(
 def test_the_longest_wait_is_that_of_the_job_due_for_the_longest_time(
     inspection: InspectionService, add: Add, clock: FakeClock
 ) -> None:
-    assert inspection.longest_wait() == 0.0
+    assert inspection.longest_wait([DEFAULT_QUEUE]) == 0.0
     add(priority=2)
     clock.advance(40)
     add(priority=0)
     clock.advance(2)
-    assert inspection.longest_wait() == 42.0
+    assert inspection.longest_wait([DEFAULT_QUEUE]) == 42.0

@@ -401,7 +401,7 @@ def test_that_it_was_killed_is_no_failure_of_a_job_that_is_handed_back(
     def come_late(*arguments: Any) -> None:
         assert worker._thread is not None
         worker._thread.join(30)
-        queue.services.dispatcher.flush()
+        queue.services.dispatchers.flush()
         hand_back(*arguments)
 
     monkeypatch.setattr(queue.services.retry, "hand_back", come_late)

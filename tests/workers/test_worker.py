@@ -450,14 +450,15 @@ def test_an_idle_worker_takes_no_tokens(
 ) -> None:
     queue = make_queue(shards=1, rate_limit=1)
     looks = threading.Semaphore(0)
-    take = queue.services.dispatcher.take
+    worker = Worker("w", lambda payload: None, queue, poll_interval=0.001)
+    dispatcher = queue.services.dispatchers.of(worker.chosen_queues())
+    take = dispatcher.take
 
     def counted(worker_id: str, look_every: float) -> Job | None:
         looks.release()
         return take(worker_id, look_every)
 
-    monkeypatch.setattr(queue.services.dispatcher, "take", counted)
-    worker = Worker("w", lambda payload: None, queue, poll_interval=0.001)
+    monkeypatch.setattr(dispatcher, "take", counted)
     worker.start()
     for _ in range(10):
         assert looks.acquire(timeout=30)
