@@ -181,7 +181,7 @@ def test_a_burst_waits_for_an_open_circuit(make_queue: MakeQueue, run: Run) -> N
 def test_a_burst_waits_while_a_shard_cannot_be_asked(
     queue: Queue, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> None:
+    def refuse(_queues: object) -> None:
         raise ShardBusyError(1, "locked")
 
     endings = Endings(burst=True)
@@ -198,7 +198,9 @@ def test_a_burst_runs_what_was_held_until_somebody_knew_its_task(
     pool = run(endings, nothing)
     eventually(lambda: endings.reason(pool) == "no job is due")
     pool.stop_all(30)
-    monkeypatch.setattr(queue.services.exchange, "release_held", lambda _shard: queue.enqueue({}))
+    monkeypatch.setattr(
+        queue.services.dispatchers, "release_held", lambda _shard: queue.enqueue({})
+    )
     assert endings.reason(pool) != "no job is due"
 
 

@@ -72,6 +72,7 @@ def test_it_says_how_many_workers_run_what_where_at_which_rate(
     assert read_until("Ctrl+C", process.stderr) == (
         "  Started 2 worker(s) processing jobs_of_mine:note\n"
         f"  Queue: {data_dir}, 1 shards, {told}\n"
+        "  Takes jobs of: default\n"
         "  Press Ctrl+C to stop.\n"
     )
 

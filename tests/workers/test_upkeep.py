@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -17,7 +18,12 @@ MakeQueue = Callable[..., Queue]
 Eventually = Callable[[Callable[[], object]], None]
 
 IDLE: Any = SimpleNamespace(
-    repertoire=Repertoire(print), places=1, stop_grace=1.0, running=list, abandon=print
+    dispatcher=MagicMock(tend=threading.Event.wait),
+    repertoire=Repertoire(print),
+    places=1,
+    stop_grace=1.0,
+    running=list,
+    abandon=print,
 )
 """A worker that runs nothing."""
 
