@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -74,7 +74,6 @@ class AsyncWorker(BaseWorker):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._callbacks: set[Future[None]] = set()
-        self._pool: ThreadPoolExecutor | None = None
 
     def running(self) -> Collection[RunningJob]:
         """Give the jobs that run just now, the first one first."""
@@ -89,7 +88,6 @@ class AsyncWorker(BaseWorker):
 
     def _work(self) -> None:
         self._loop = loop = asyncio.new_event_loop()
-        self._pool = ThreadPoolExecutor(self.places, f"queue-max-{self.worker_id}-function")
         thread = threading.Thread(
             target=_run_loop, args=[loop], name=f"queue-max-{self.worker_id}-loop", daemon=True
         )
@@ -97,7 +95,6 @@ class AsyncWorker(BaseWorker):
         try:
             super()._work()
         finally:
-            self._pool.shutdown(wait=False)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(LONGEST_GOODBYE)
 
@@ -170,7 +167,7 @@ class AsyncWorker(BaseWorker):
             running.on_stop(canceller())
             return outcome_of(running, await self.repertoire.call(running))
         work = partial(copy_context().run, run, self.repertoire.call, running)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await _in_thread(work, f"queue-max-{self.worker_id}-function-{running.key}")
 
     def _replace(self, running: RunningJob) -> None:
         self._services.leases.stop(running.job.lease)
@@ -199,6 +196,14 @@ class AsyncWorker(BaseWorker):
     def _on_loop(self, function: Callable[[RunningJob], None], running: RunningJob) -> None:
         assert self._loop is not None  # noqa: S101 - jobs are begun while it runs
         self._loop.call_soon_threadsafe(function, running)
+
+
+async def _in_thread(work: Callable[[], JobResult], name: str) -> JobResult:
+    """Wait for what a thread of its own does: one that is given up is in nobody's way."""
+    outcome: Future[JobResult] = Future()
+    outcome.set_running_or_notify_cancel()  # nobody can call off what a thread does
+    threading.Thread(target=lambda: outcome.set_result(work()), name=name, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,8 @@
 """AsyncWorker: many coroutines at once, on one event loop."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -219,6 +221,45 @@ def test_a_coroutine_that_will_not_be_cancelled_keeps_no_other_from_its_place(
     stats = worker.get_stats()
     assert (stats["processed"], stats["failed"], stats["abandoned"]) == (1, 1, 1)
     let_go.set()
+
+
+def test_a_plain_function_that_does_not_end_keeps_no_other_from_its_place(
+    queue: Queue, make: Make
+) -> None:
+    let_go = threading.Event()
+
+    def work(payload: dict[str, Any]) -> None:
+        if payload["n"] == 0:
+            let_go.wait(60)
+
+    queue.enqueue({"n": 0}, timeout=0.05, max_retries=0)
+    worker = make(work, concurrency=1, stop_grace=0)
+    worker.start()
+    assert queue.wait_until_empty(30)
+    queue.enqueue({"n": 1})
+    is_done = queue.wait_until_empty(30)
+    let_go.set()
+    assert is_done
+    stats = worker.get_stats()
+    assert (stats["processed"], stats["failed"], stats["abandoned"]) == (1, 1, 1)
+
+
+# A program whose worker gives up a plain function that never ends.
+GIVING_UP = """
+import threading
+from queue_max import AsyncWorker, Queue
+
+queue = Queue.in_memory()
+queue.enqueue({}, timeout=0.05, max_retries=0)
+worker = AsyncWorker("async-1", lambda payload: threading.Event().wait(), queue, stop_grace=0)
+worker.start()
+assert queue.wait_until_empty(30)
+assert worker.stop(30)
+"""
+
+
+def test_a_plain_function_that_does_not_end_does_not_keep_its_process_from_ending() -> None:
+    assert subprocess.run([sys.executable, "-c", GIVING_UP], timeout=60).returncode == 0
 
 
 def test_cancelling_a_running_job_cancels_its_coroutine(queue: Queue, make: Make) -> None:
