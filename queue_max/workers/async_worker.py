@@ -13,7 +13,7 @@ from queue_max.domain.job import Job, JobResult
 from queue_max.queue import Queue
 from queue_max.workers.base import STOP_GRACE, BaseWorker, Queues
 from queue_max.workers.company import in_this_process
-from queue_max.workers.execution import canceller, failed, outcome_of, run
+from queue_max.workers.execution import canceller, failed, leave_if_forked, outcome_of, run
 from queue_max.workers.repertoire import ProcessFunction
 from queue_max.workers.running import RunningJob
 
@@ -158,6 +158,7 @@ class AsyncWorker(BaseWorker):
             outcome = await self._call(running)
         except BaseException as error:  # user code: even SystemExit is the job's end, not ours
             outcome = failed(running, error)
+        leave_if_forked(running, outcome)
         if running.end():
             self._finish(running, outcome)
             self._replace(running)

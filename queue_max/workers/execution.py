@@ -2,6 +2,9 @@
 
 import asyncio
 import inspect
+import logging
+import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,12 +15,38 @@ from queue_max.domain.job import JobResult
 from queue_max.exceptions import JobSignal, JobTimeoutError, Permanent
 from queue_max.workers.running import RunningJob
 
+logger = logging.getLogger(__name__)
+
 
 def run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
     """Call a job's function, in this thread; its outcome is a value, never an exception.
 
     What it returns is waited for, if that is awaitable.
     """
+    outcome = _run(call, running)
+    leave_if_forked(running, outcome)
+    return outcome
+
+
+def leave_if_forked(running: RunningJob, outcome: JobResult) -> None:
+    """End the process where it was forked by a job's function, which has come to its end in it.
+
+    It is not to go on as a second worker, beside the one in the process that the job began in.
+    """
+    if not running.is_elsewhere:
+        return
+    error, code = outcome.error, int(not outcome.success)
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        logger.error("a process that job %s forked has failed", running.key, exc_info=error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # user code may have closed it, or put anything in its place
+            stream.flush()
+    os._exit(code)
+
+
+def _run(call: Callable[[RunningJob], Any], running: RunningJob) -> JobResult:
     try:
         result = call(running)
         if inspect.isawaitable(result):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
@@ -32,7 +33,8 @@ class Run:
     """One run of a job: when it is to stop, how it is told, and who notes that it has ended."""
 
     __slots__ = (
-        *("_interrupt", "_open", "begun", "deadline", "job", "stopped", "stopped_at", "timeout"),
+        *("_interrupt", "_open", "_process", "begun", "deadline", "job"),
+        *("stopped", "stopped_at", "timeout"),
     )
 
     def __init__(self, job: Job, timeout: float | None) -> None:
@@ -45,6 +47,12 @@ class Run:
         self.stopped_at = math.inf
         self._interrupt: Callable[[], object] | None = None
         self._open = [None]
+        self._process = os.getpid()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is another process than the one it began in: its function has forked."""
+        return os.getpid() != self._process
 
     def end(self) -> bool:
         """End it; False when that was done already. Of two threads, one gets True."""

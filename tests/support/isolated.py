@@ -204,6 +204,16 @@ def start_a_process(payload: dict[str, Any]) -> int | None:
     return process.exitcode
 
 
+def fork_or_give(payload: dict[str, Any]) -> int:
+    """Fork, and have both come to the end of the function."""
+    if payload["forks"]:
+        child = os.fork()
+        if child == 0:
+            return -1
+        os.waitpid(child, 0)
+    return int(payload["n"])
+
+
 def note(payload: dict[str, Any], name: str = "begun", what: object = None) -> None:
     """Tell the test, in a file that is there in full or not at all."""
     draft = Path(payload["folder"], f"{name}.draft")

@@ -207,6 +207,13 @@ def test_a_job_may_start_processes(results: RunJob) -> None:
     assert results(isolated.start_a_process, {}) == [0]
 
 
+def test_what_a_job_has_forked_does_not_answer_for_it_or_for_the_next_one(
+    results: RunJob,
+) -> None:
+    payloads = [{"n": n, "forks": n == 0} for n in range(3)]
+    assert results(isolated.fork_or_give, *payloads, jobs_per_process=3) == [0, 1, 2]
+
+
 def test_a_task_is_found_by_importing_its_module(queue: Queue, results: RunJob) -> None:
     job = isolated_tasks.double.using(queue=queue).delay(4)
     assert results(None) == [(8, job.key)]
