@@ -11,7 +11,7 @@ from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult, Lease
 from queue_max.domain.payload import result_to_json
 from queue_max.domain.retry import Bury, TryAgain
-from queue_max.exceptions import PayloadError
+from queue_max.exceptions import JobFailedError
 from queue_max.repositories.unit_of_work import UnitOfWork
 from queue_max.services.exchange import Ended
 from queue_max.workers.repertoire import Repertoire
@@ -71,13 +71,20 @@ class Account:
 
     def enter(self, job: Job, outcome: JobResult) -> Ended:
         """Take in how a job has ended."""
-        ended = (
-            _Done(self, job, outcome)
-            if outcome.error is None
-            else _Failed(self, job, outcome.error)
-        )
+        ended: _Outcome
+        if outcome.error is None:
+            ended = _Done(self, job, outcome)
+        else:
+            ended = self._failed(job, outcome.error)
         self.unsettled.add(ended.lease)
         return ended
+
+    def _failed(self, job: Job, error: BaseException) -> "_Failed":
+        try:
+            return _Failed(self, job, error)
+        except BaseException:  # user code: an exception may refuse even to be looked at
+            logger.exception("the error of job %s cannot be told", job.key)
+            return _Failed(self, job, JobFailedError("its error cannot be told"))
 
 
 class _Outcome(Ended):
@@ -171,6 +178,6 @@ def _text_of(job: Job, result: Any) -> str | None:
     """Give a result as JSON text, if it has that form."""
     try:
         return result_to_json(result)
-    except PayloadError as error:
+    except Exception as error:  # it has no such form, or is user code that raises anything
         logger.error("the result of job %s is not kept: %s", job.key, error)
         return None

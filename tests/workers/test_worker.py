@@ -16,6 +16,7 @@ from queue_max import (
     Permanent,
     Queue,
     QueueClosedError,
+    ResultNotKeptError,
     Worker,
     WorkerState,
 )
@@ -286,6 +287,51 @@ class UnaskableError(Exception):
     @property
     def status_code(self) -> int:
         raise RuntimeError("no status")
+
+
+class ShapelessError(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__name__":
+            raise RuntimeError("no name")
+        return super().__getattribute__(name)
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
+@pytest.mark.parametrize("error", [ShapelessError, NamelessError], ids=["class", "name"])
+def test_an_exception_that_cannot_even_be_looked_at_fails_the_job_all_the_same(
+    queue: Queue, make_worker: MakeWorker, error: type[Exception]
+) -> None:
+    def fail(payload: object) -> None:
+        raise error
+
+    queue.enqueue({}, max_retries=0)
+    worker = make_worker(fail)
+    worker.start()
+    assert queue.wait_until_empty(10)
+    assert [job.last_error for job in queue.get_failed_jobs()] == ["its error cannot be told"]
+
+
+def test_a_result_that_breaks_when_it_is_written_is_not_kept(
+    queue: Queue, make_worker: MakeWorker
+) -> None:
+    class Broken(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError("no items")
+
+    job = queue.enqueue({}, keep_result=60)
+    make_worker(lambda payload: Broken(n=1)).start()
+    assert queue.wait_until_empty(10)
+    with pytest.raises(ResultNotKeptError, match="could not be kept"):
+        job.result(0)
 
 
 @pytest.mark.parametrize(
