@@ -35,6 +35,9 @@ BETWEEN_RINGS = 0.002
 HELD_EVERY = 5.0
 """Seconds between two looks for jobs that were set aside, and can be run by now."""
 
+DECLARE_EVERY = 1.0
+"""Seconds between two tries to store the schedules of tasks."""
+
 TIDY = 60.0
 """Seconds between two rounds of deleting what is no longer needed."""
 
@@ -189,13 +192,22 @@ class Upkeep:
 
     def _tend_schedules(self, stopping: threading.Event) -> None:
         """See to all schedules, those first that tasks of this process have declared."""
-        if (queue := self._queue()) is not None:
-            try:
-                tasks.declare(queue)
-            except QueueError as error:
-                logger.error("schedules of tasks were not declared: %s", error)
-        del queue
+        while not self._declare() and not stopping.wait(DECLARE_EVERY):
+            continue
         self._services.schedules.tend(stopping)
+
+    def _declare(self) -> bool:
+        """Store the schedules of tasks; False when that is worth another try."""
+        if (queue := self._queue()) is None:
+            return True
+        try:
+            tasks.declare(queue)
+        except ShardError as error:
+            logger.warning("schedules of tasks were not declared, another try follows: %s", error)
+            return False
+        except QueueError as error:
+            logger.error("schedules of tasks were not declared: %s", error)
+        return True
 
     def _hear(self, stopping: threading.Event, bell: Bell) -> None:
         """Hear from other processes where there are new jobs."""

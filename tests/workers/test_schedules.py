@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 import queue_max
-from queue_max import Queue, Worker
+from queue_max import Queue, Worker, periodic_task
 from queue_max.domain.schedules import Schedule
 from queue_max.storage.schema import jobs, schedules, unique_keys
 
@@ -115,6 +115,36 @@ def test_a_worker_that_stops_does_not_wait_for_the_next_look(
 
 
 # Processes
+
+LOCKING = """
+import sqlite3, sys
+connection = sqlite3.connect("data/control.db", isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_schedules_of_tasks_are_declared_once_the_control_database_is_free(
+    make_queue: MakeQueue,
+    make_worker: MakeWorker,
+    spawn: Spawn,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("DB_BUSY_TIMEOUT", "1")
+    monkeypatch.setattr("queue_max.workers.upkeep.DECLARE_EVERY", 0.01)
+    monkeypatch.setattr("queue_max.workers.repertoire.tasks._tasks", {})
+    queue = make_queue(shards=1)
+    periodic_task(3600, queue=queue, name="hourly")(print)
+    other = spawn(LOCKING)
+    assert hear(other) == "locked"
+    make_worker(print, queue=queue).start()
+    eventually(lambda: "were not declared, another try follows" in caplog.text)
+    tell(other)
+    eventually(lambda: [each.name for each in queue.schedules.list()] == ["hourly"])
+
 
 FIRING = """
 import sys
