@@ -238,7 +238,8 @@ class Queue:
         Tasks run by their names, other jobs go to `process_function`, or wait where there is
         none; outcomes are written as by any worker. With `scheduled`, what waits for its time, or
         for its next attempt, is due now. Time limits are looked at when a function has ended. With
-        `raise_errors`, the first error of a job is raised once its outcome is written.
+        `raise_errors`, the first error of a job is raised once its outcome is written; a
+        KeyboardInterrupt, which a Ctrl-C comes as, is in any case.
         """
         return _drain(self, process_function, scheduled=scheduled, raise_errors=raise_errors)
 

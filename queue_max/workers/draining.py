@@ -85,8 +85,9 @@ class _Drain:
         finally:
             self._services.leases.drop(job.lease)
         ended.tell(is_written)
-        if self._raise_errors and outcome.error is not None:
-            raise outcome.error
+        error = outcome.error
+        if error is not None and (self._raise_errors or isinstance(error, KeyboardInterrupt)):
+            raise error
         return True
 
     def _release_held(self) -> None:

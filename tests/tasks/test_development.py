@@ -106,6 +106,17 @@ def test_the_first_error_is_raised_where_that_is_asked_for(queue: Queue) -> None
     assert queue.get_job(handle).is_failed
 
 
+def test_a_ctrl_c_fails_the_job_that_runs_and_ends_the_drain(queue: Queue) -> None:
+    def interrupt(payload: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs = [queue.enqueue({}), queue.enqueue({})]
+    with pytest.raises(KeyboardInterrupt):
+        queue.drain(interrupt)
+    assert [queue.get_job(job).attempts for job in jobs] == [1, 0]
+    assert queue.get_job(jobs[0]).error_type == "KeyboardInterrupt"
+
+
 def test_coroutines_are_run_although_a_loop_runs_already(queue: Queue) -> None:
     @task(queue, keep_result=60)
     async def double(n: int) -> int:
