@@ -543,7 +543,7 @@ def _open_in_memory(kind: type[_Q], options: Mapping[str, Any]) -> _Q:
         shutil.rmtree(folder)
         raise
     queue._closing.detach()
-    remove = partial(_close_and_remove, queue.services.close, folder)
+    remove = partial(_close_and_remove, queue.services.close, folder, os.getpid())
     queue._closing = weakref.finalize(queue, remove)
     return queue
 
@@ -553,9 +553,10 @@ def _in_memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
 
-def _close_and_remove(close: Callable[[], None], folder: Path) -> None:
+def _close_and_remove(close: Callable[[], None], folder: Path, owner: int) -> None:
     close()
-    shutil.rmtree(folder, ignore_errors=True)
+    if os.getpid() == owner:  # a child of fork is not to take it from its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_run(job_id: int, shard_id: int, fence: int | None) -> None:

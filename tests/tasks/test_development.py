@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -171,6 +173,23 @@ def test_a_queue_in_memory_that_is_forgotten_is_gone_too() -> None:
     del queue
     gc.collect()
     assert not folder.exists()
+
+
+FORK = """
+import os, sys
+from queue_max import Queue
+
+queue = Queue.in_memory()
+if not (child := os.fork()):
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+queue.enqueue({})
+assert queue.drain(dict) == 1
+"""
+
+
+def test_a_child_of_fork_does_not_take_it_from_its_parent() -> None:
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=60).returncode == 0
 
 
 def test_nothing_is_left_of_one_that_cannot_be_made(
