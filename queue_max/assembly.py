@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from queue_max import forking
 from queue_max.domain.events import Events
@@ -49,6 +50,8 @@ class Services:
     """All parts of one queue in this process."""
 
     settings: Settings
+    folder: Path
+    """Where the files lie, whatever becomes of the current folder."""
     store: Store
     limiter: RateLimiter
     breaker: CircuitBreaker
@@ -178,6 +181,7 @@ def _wire(
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
+        folder=directory.path,
         store=store,
         limiter=limiter,
         breaker=breaker,

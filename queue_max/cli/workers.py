@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
 import click
@@ -117,15 +116,11 @@ def worker(
     process.say(
         f"Started {workers} worker(s) processing {', '.join([*apps, *filter(None, [function])])}"
     )
-    process.say(f"Queue: {_place(queue)}, {queue.num_shards} shards, {_rate(queue)}")
+    process.say(f"Queue: {queue.services.folder}, {queue.num_shards} shards, {_rate(queue)}")
     process.say(f"Takes jobs of: {pool.workers[0].chosen_queues()}")
     if chosen.supervised is None:
         process.say("Press Ctrl+C to stop.")
     process.run()
-
-
-def _place(queue: Queue) -> Path:
-    return Path(queue.data_dir).expanduser().absolute()
 
 
 def _rate(queue: Queue) -> str:

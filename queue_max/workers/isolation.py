@@ -141,7 +141,7 @@ def _options_of(queue: Queue) -> dict[str, Any]:
     """Give the options by which another process opens the same queue."""
     settings = queue.services.settings
     return {
-        "data_dir": str(settings.data_dir.expanduser().absolute()),
+        "data_dir": str(queue.services.folder),
         "rate_limit": settings.rate_limit,
         "max_retries": settings.max_retries,
         "circuit_breaker_threshold": settings.circuit_breaker_threshold,

@@ -150,7 +150,7 @@ class Upkeep:
         try:
             presence.appear()
             if presence.identity is not None and bells.ARE_POSSIBLE:
-                self._bell = Bell(settings.data_dir, presence.identity)
+                self._bell = Bell(self._services.folder, presence.identity)
         except OSError as error:
             logger.warning("others see by its leases alone whether this process lives: %s", error)
         # However the settings are, a lease has three chances to be renewed before it is over.

@@ -125,6 +125,15 @@ def test_a_function_that_no_other_process_finds_is_refused(
         Worker("w", function, queue, isolation="process")
 
 
+def test_a_child_opens_the_same_queue_although_the_current_folder_has_changed(
+    make_queue: MakeQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(data_dir="data")
+    monkeypatch.chdir("/")
+    runner = InProcess(b"", 1, Repertoire(None), queue)
+    assert runner._queue["data_dir"] == str(tmp_path / "data")
+
+
 def test_a_copy_has_its_isolation_too(queue: Queue) -> None:
     worker = Worker("w", isolated.process_id, queue, isolation="process", jobs_per_process=7)
     copy = worker.copy("other")

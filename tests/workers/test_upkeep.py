@@ -59,6 +59,17 @@ def test_a_queue_has_one_upkeep_however_many_workers_ask(make_queue: MakeQueue) 
     assert Upkeep.of(one) is not Upkeep.of(other)
 
 
+def test_a_process_is_seen_and_heard_by_others_although_its_current_folder_has_changed(
+    make_queue: MakeQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep = Upkeep.of(make_queue(data_dir="data", shards=1))
+    monkeypatch.chdir("/")
+    upkeep.join(IDLE)
+    files = {path.suffix for path in (tmp_path / "data" / "workers").iterdir()}
+    upkeep.leave(IDLE)
+    assert files == {".bell", ".lock"}
+
+
 def test_nothing_runs_before_a_worker_begins(upkeep: Upkeep) -> None:
     assert loops() == []
 
