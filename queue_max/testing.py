@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from queue_max import Job, JobStatus, Queue, Task, checks, set_default_queue
+from queue_max import Job, JobStatus, Queue, Task, checks
+from queue_max.tasks.binding import default_queue_of_block
 
 
 @pytest.fixture
@@ -19,19 +20,15 @@ def job_queue() -> Iterator[Queue]:
 
     Nothing runs by itself: `job_queue.drain()` runs what is due.
     """
-    with Queue.in_memory() as queue:
-        set_default_queue(queue)
+    with Queue.in_memory() as queue, default_queue_of_block(queue):
         yield queue
-        set_default_queue(None)
 
 
 @pytest.fixture
 def immediate_queue() -> Iterator[Queue]:
     """A queue as `job_queue` is one, which runs tasks as soon as they are enqueued."""
-    with Queue.in_memory(immediate=True) as queue:
-        set_default_queue(queue)
+    with Queue.in_memory(immediate=True) as queue, default_queue_of_block(queue):
         yield queue
-        set_default_queue(None)
 
 
 def enqueued(queue: Queue, task: Task[..., Any] | str | None = None) -> list[Job]:

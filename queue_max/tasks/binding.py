@@ -1,7 +1,8 @@
 """Which queue tasks use that were not given one."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from queue_max import checks
 from queue_max.exceptions import ConfigurationError
@@ -23,6 +24,17 @@ def set_default_queue(queue: Queue | Callable[[], Queue] | None) -> None:
         raise ConfigurationError(f"queue={checks.shown(queue)}: should be a Queue, or give one")
     with _lock:
         _default = queue
+
+
+@contextmanager
+def default_queue_of_block(queue: Queue) -> Iterator[None]:
+    """Let all tasks that were not given a queue use this one within the block."""
+    before = _default
+    set_default_queue(queue)
+    try:
+        yield
+    finally:
+        set_default_queue(before)
 
 
 def default_queue() -> Queue:

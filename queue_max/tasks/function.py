@@ -96,8 +96,12 @@ class TaskFunction(Generic[P, R]):
         self, payload: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> bool:
         """Tell whether a job's payload has these arguments, some or all of its own."""
-        found = self._arguments.named(payload["args"], payload["kwargs"])
-        return self._arguments.named(args, kwargs).items() <= found.items()
+        wanted = self._arguments.named(args, kwargs)
+        try:
+            found = self._arguments.named(payload.get("args", ()), payload.get("kwargs", {}))
+        except TypeError:  # such a job will fail
+            return False
+        return wanted.items() <= found.items()
 
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue: it has none."""

@@ -5,14 +5,14 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from queue_max import Queue, Snooze, current_job, default_queue, task
+from queue_max import Queue, Snooze, current_job, default_queue, set_default_queue, task
 from queue_max.testing import assert_enqueued, enqueued, immediate_queue, job_queue
 
 MakeQueue = Callable[..., Queue]
@@ -213,6 +213,21 @@ def test_the_fixture_is_the_default_queue(job_queue: Queue) -> None:
     assert enqueued(job_queue) == []
 
 
+@pytest.fixture
+def _the_default_queue_is_left_as_it_was(queue: Queue) -> Iterator[None]:
+    set_default_queue(queue)
+    yield
+    after = default_queue()
+    set_default_queue(None)
+    assert after is queue
+
+
+@pytest.mark.usefixtures("_the_default_queue_is_left_as_it_was")
+def test_a_default_queue_of_the_programs_own_comes_back(request: pytest.FixtureRequest) -> None:
+    for name in ("job_queue", "immediate_queue"):
+        assert request.getfixturevalue(name) is default_queue()
+
+
 def test_the_immediate_fixture_runs_at_once(immediate_queue: Queue) -> None:
     made = task(name="tests.double", keep_result=60)(double)
     assert made.delay(3).result(0) == 6
@@ -228,6 +243,15 @@ def test_what_waits_can_be_asserted(job_queue: Queue) -> None:
     assert_enqueued(job_queue, made, n=2)
     assert_enqueued(job_queue, payload={"page": 1}, count=1)
     assert_enqueued(job_queue, made, 3, count=0)
+
+
+@pytest.mark.parametrize("payload", [{}, {"args": [1, 2]}, {"args": 5}])
+def test_a_job_that_does_not_fit_its_task_is_none_that_was_meant(
+    job_queue: Queue, payload: dict[str, Any]
+) -> None:
+    made = task(name="tests.double")(double)
+    job_queue.enqueue(payload, task="tests.double")
+    assert_enqueued(job_queue, made, 1, count=0)
 
 
 def test_it_does_not_matter_how_arguments_were_passed(job_queue: Queue) -> None:
