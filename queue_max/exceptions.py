@@ -17,7 +17,7 @@ QueueError
 ├── JobNotFoundError            no such job
 ├── ScheduleNotFoundError       no schedule has that name
 ├── LeaseLostError              the job is not, or no longer, run under this fence
-├── ResultNotKeptError          the job is done, but its result is not, or no longer, kept
+├── ResultNotKeptError          the job's result is not, no longer, or will not be kept
 ├── JobFailedError              the job whose result was asked for has failed
 │   ├── JobTimeoutError             it ran longer than it may (also a TimeoutError)
 │   └── ProcessDiedError            the child process that ran it ended before it did
@@ -154,7 +154,7 @@ class LeaseLostError(QueueError):
 
 
 class ResultNotKeptError(QueueError):
-    """The job is done, but its result was not asked for, could not be kept, or is too old."""
+    """A job's result was not asked to be kept, could not be, or was not for long enough."""
 
 
 class JobFailedError(QueueError):

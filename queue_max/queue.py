@@ -311,7 +311,7 @@ class Queue:
         """Wait for the end of a job that keeps its result; gives what its function returned.
 
         Raises TimeoutError after `timeout` seconds (None: never), JobFailedError when the job
-        failed or was cancelled, ResultNotKeptError when it is done and has no result to give.
+        failed or was cancelled, ResultNotKeptError where it has no result to give, or will not.
         """
         return self.services.inspection.result(job, timeout)
 

@@ -159,14 +159,24 @@ def test_a_result_is_kept_where_that_was_asked_for_and_may_be_read_again(
 
 
 def test_without_asking_a_job_that_is_done_is_gone(queue: Queue, run: Run) -> None:
-    go_on = threading.Event()
-    run(lambda payload: go_on.wait(30))
+    run(lambda payload: 7)
     handle = queue.enqueue({})
-    threading.Timer(0.05, go_on.set).start()
-    with pytest.raises(ResultNotKeptError, match="keep_result"):
-        handle.result(30)
+    assert queue.wait_until_empty(30)
     with pytest.raises(JobNotFoundError):
         queue.get_job(handle)
+
+
+def test_nobody_waits_for_a_result_that_will_not_be_kept(queue: Queue) -> None:
+    handle = queue.enqueue({})
+    with pytest.raises(ResultNotKeptError, match="will not keep its result; enqueue it with keep_"):
+        handle.result(30)
+
+
+def test_nobody_waits_for_a_job_that_is_gone(queue: Queue) -> None:
+    handle = queue.enqueue({}, keep_result=60)
+    threading.Timer(0.05, queue.purge_queue).start()
+    with pytest.raises(ResultNotKeptError, match="is gone"):
+        handle.result(30)
 
 
 def test_a_result_that_json_cannot_express_is_not_kept_but_the_job_is_done(
@@ -194,7 +204,7 @@ def test_the_result_of_a_failed_or_cancelled_job_is_its_failure(queue: Queue) ->
 
 def test_who_waits_for_a_result_does_so_no_longer_than_asked(queue: Queue) -> None:
     with pytest.raises(TimeoutError):
-        queue.enqueue({}).result(0.01)
+        queue.enqueue({}, keep_result=60).result(0.01)
 
 
 def test_a_result_is_deleted_when_its_time_is_over_and_not_before(queue: Queue, run: Run) -> None:

@@ -141,9 +141,13 @@ class InspectionService:
         """Wait for the end of a job; gives what its function returned.
 
         Raises TimeoutError after `timeout` seconds (None: never), JobFailedError when it failed
-        or was cancelled, ResultNotKeptError when it is done and its result is not to be had.
+        or was cancelled, ResultNotKeptError where its result is not, or will not be, to be had.
         """
         found = self.find(job)
+        if found.keep_result is None and not found.is_terminal:
+            raise ResultNotKeptError(
+                f"job {found.key} will not keep its result; enqueue it with keep_result="
+            )
 
         def has_ended() -> bool:
             nonlocal found
@@ -155,7 +159,7 @@ class InspectionService:
                 raise TimeoutError(f"job {found.key} has not ended within {timeout} s")
         except JobNotFoundError as error:
             raise ResultNotKeptError(
-                f"job {found.key} is done; enqueue it with keep_result= to have its result kept"
+                f"job {found.key} is gone: it was purged, or its result was kept for too short"
             ) from error
         if not found.is_completed:
             raise JobFailedError(f"job {found.key} {found.status_str}: {found.last_error}")
