@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from queue_max.workers.repertoire import ProcessFunction, tasks
+from queue_max.exceptions import ConfigurationError
+from queue_max.workers.repertoire import ProcessFunction, check_function, tasks
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _FUNCTION = re.compile(f"{_MODULE.pattern}:{_MODULE.pattern}")
@@ -52,9 +53,10 @@ def _function(name: str) -> ProcessFunction:
             found = getattr(found, part)
     except AttributeError as error:
         raise _refusal(name, error, "--function") from error
-    if not callable(found):
-        raise click.BadParameter(f"{name} cannot be called", param_hint="--function")
-    return found  # type: ignore[no-any-return]
+    try:
+        return check_function(name, found)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--function") from error
 
 
 def _import(module: str, name: str, option: str) -> ModuleType:

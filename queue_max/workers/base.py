@@ -14,17 +14,12 @@ from queue_max import checks, forking
 from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobResult
 from queue_max.domain.queues import QueueChoice
-from queue_max.exceptions import (
-    ConfigurationError,
-    LeaseLostError,
-    QueueClosedError,
-    QueueError,
-)
+from queue_max.exceptions import LeaseLostError, QueueClosedError, QueueError
 from queue_max.queue import Queue
 from queue_max.workers.company import Abandoned
 from queue_max.workers.execution import failed
 from queue_max.workers.outcomes import Account
-from queue_max.workers.repertoire import ProcessFunction, Repertoire, tasks
+from queue_max.workers.repertoire import ProcessFunction, Repertoire, check_function, tasks
 from queue_max.workers.running import RunningJob, StopReason
 from queue_max.workers.upkeep import Upkeep
 
@@ -71,8 +66,15 @@ class BaseWorker(ABC):
         stop_grace: float = STOP_GRACE,
         queues: Queues | None = None,
     ) -> None:
-        if process_function is not None and not callable(process_function):
-            raise ConfigurationError(f"process_function={process_function!r}: cannot be called")
+        if process_function is not None:
+            check_function("process_function", process_function)
+        for name, callback in (
+            ("on_job_start", on_job_start),
+            ("on_job_complete", on_job_complete),
+            ("on_job_error", on_job_error),
+        ):
+            if callback is not None:
+                checks.function(name, callback)
         checks.text("worker_id", worker_id)
         checks.seconds("poll_interval", poll_interval)
         if job_timeout is not None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from queue_max import checks
 from queue_max.domain.job import Job
 from queue_max.domain.tasks import gate_of, gate_of_job
 from queue_max.exceptions import ConfigurationError
@@ -86,8 +87,8 @@ class TaskRegistry:
         return self._tasks.get(gate)
 
     def gates(self) -> Collection[str]:
-        """Name all of them."""
-        return self._tasks.keys()
+        """Name all of them, as of now."""
+        return tuple(self._tasks)
 
     def queues(self) -> Collection[str]:
         """Name the queues their jobs go to."""
@@ -149,6 +150,25 @@ def _is_async(function: object) -> bool:
     """Tell whether a function, or an object that can be called, is a coroutine function."""
     call = type(function).__call__ if callable(function) else None
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def check_function(name: str, function: ProcessFunction) -> ProcessFunction:
+    """Give a function if it can be called with a payload; ConfigurationError where it cannot."""
+    checks.function(name, function)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{name}={checks.shown(function)}: is a generator: nothing of it would run"
+        )
+    more = {"ctx": None} if takes_context(function) else {}
+    try:
+        inspect.signature(function).bind({}, **more)
+    except ValueError:  # some that are written in C do not tell
+        return function
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{name}={checks.shown(function)}: should take one argument, a job's payload: {error}"
+        ) from error
+    return function
 
 
 def takes_context(function: Callable[..., Any]) -> bool:

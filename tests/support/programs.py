@@ -26,6 +26,8 @@ class Holder:
 async def note_later(payload):
     note(payload)
 
+def take_two(payload, more): ...
+
 number = 5
 """
 

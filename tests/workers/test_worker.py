@@ -88,6 +88,12 @@ def seen_callbacks() -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Callab
         ({"worker_id": None}, "worker_id=None"),
         ({"worker_id": "a\0b"}, "worker_id="),
         ({"process_function": "mod:f"}, "process_function='mod:f'"),
+        ({"process_function": lambda: None}, "should take one argument, a job's payload: too many"),
+        ({"process_function": lambda a, b: None}, "missing a required argument: 'b'"),
+        ({"process_function": lambda payload: (yield)}, "is a generator"),
+        ({"on_job_start": 5}, "on_job_start=5"),
+        ({"on_job_complete": "mod:f"}, "on_job_complete='mod:f'"),
+        ({"on_job_error": []}, "on_job_error="),
         *(
             ({name: value}, f"{name}=")
             for name in ("poll_interval", "job_timeout")
