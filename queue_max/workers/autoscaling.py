@@ -18,6 +18,8 @@ class Scaling:
     """Seconds that a due job may wait before there is a worker more, however few wait."""
 
     def __post_init__(self) -> None:
+        for name in ("min_workers", "max_workers", "scale_up_threshold", "scale_down_threshold"):
+            checks.whole(name, getattr(self, name))
         if not 0 <= self.min_workers <= self.max_workers or self.max_workers < 1:
             raise ConfigurationError(
                 f"min_workers={self.min_workers!r}, max_workers={self.max_workers!r}: should be "

@@ -41,13 +41,15 @@ class WorkerPool:
         scale_cooldown: float = 0.0,
         scale_up_wait: float = 30.0,
     ) -> None:
-        self.workers = list(workers or [])
+        self.workers = [_checked(each) for each in workers or []]
         self.auto_scale = auto_scale
         self._scaling = Scaling(
             min_workers, max_workers, scale_up_threshold, scale_down_threshold, scale_up_wait
         )
         self._check_interval = checks.seconds("scale_check_interval", scale_check_interval)
         self._cooldown = checks.seconds("scale_cooldown", scale_cooldown, zero=True)
+        if worker_factory is not None:
+            checks.function("worker_factory", worker_factory)
         self._factory = worker_factory
         self._scaler: Repeater | None = None
         self._model = self.workers[0] if self.workers else None
@@ -59,6 +61,7 @@ class WorkerPool:
 
     def add_worker(self, worker: BaseWorker) -> None:
         """Add a worker; it is started at once if the pool is."""
+        _checked(worker)
         with self._lock:
             self._model = self._model or worker
             self.workers.append(worker)
@@ -171,6 +174,11 @@ class WorkerPool:
             self._retired = [each for each in self._retired if each.is_running]
             self._retired.append(worker)
         worker.request_stop()
+
+
+def _checked(worker: BaseWorker) -> BaseWorker:
+    checks.instance("worker", worker, BaseWorker, "a Worker or an AsyncWorker")
+    return worker
 
 
 def _least_missed(workers: Sequence[BaseWorker]) -> BaseWorker:

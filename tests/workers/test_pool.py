@@ -164,6 +164,13 @@ def test_removing_a_worker_says_when_its_job_takes_longer(
         gate.open()
 
 
+def test_what_is_no_worker_cannot_be_added() -> None:
+    pool = WorkerPool()
+    with pytest.raises(ConfigurationError, match="worker=5"):
+        pool.add_worker(5)  # type: ignore[arg-type]
+    assert pool.workers == []
+
+
 def test_a_worker_that_is_not_in_the_pool_cannot_be_removed(make_worker: MakeWorker) -> None:
     with pytest.raises(ValueError, match="not in"):
         WorkerPool().remove_worker(make_worker(nothing))
@@ -491,6 +498,11 @@ def test_stopping_waits_for_a_worker_that_was_scaled_away_in_the_midst_of_its_jo
         ({"scale_check_interval": 0}, "scale_check_interval=0"),
         ({"scale_check_interval": -1}, "scale_check_interval=-1"),
         ({"scale_cooldown": -1}, "scale_cooldown=-1"),
+        ({"min_workers": "1"}, "min_workers='1'"),
+        ({"max_workers": 2.5}, "max_workers=2.5"),
+        ({"scale_up_threshold": "5"}, "scale_up_threshold='5'"),
+        ({"worker_factory": 5}, "worker_factory=5"),
+        ({"workers": [5]}, "worker=5: should be a Worker"),
     ],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, Any], named: str) -> None:
