@@ -4,18 +4,28 @@ import importlib
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
 
+import queue_max
 from queue_max.exceptions import ConfigurationError
 from queue_max.workers.repertoire import ProcessFunction, check_function, tasks
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _FUNCTION = re.compile(f"{_MODULE.pattern}:{_MODULE.pattern}")
+
+_LIBRARIES = (
+    str(Path(queue_max.__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""Where what fails is called wrongly, more likely than wrong."""
 
 
 def load(function: str | None, apps: Sequence[str]) -> ProcessFunction | None:
@@ -72,5 +82,17 @@ def _import(module: str, name: str, option: str) -> ModuleType:
 
 
 def _refusal(name: str, error: BaseException, option: str) -> click.BadParameter:
-    what = f"cannot load {name}: {type(error).__name__}: {error}"
-    return click.BadParameter(what, param_hint=option)
+    return click.BadParameter(f"cannot load {name}: {_words(error)}", param_hint=option)
+
+
+def _words(error: BaseException) -> str:
+    """Tell an error of an import, with the file and line of the statement that failed."""
+    kind = type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)[2:]  # beyond ours, and importlib's
+    frames = [each for each in frames if not each.filename.startswith("<frozen ")]
+    frames = [each for each in frames if not each.filename.startswith(_LIBRARIES)] or frames
+    return f"{kind}: {error}" + "".join(
+        f" ({each.filename}, line {each.lineno})" for each in frames[-1:]
+    )

@@ -119,6 +119,29 @@ def test_a_function_may_stand_beside(queue: Queue, run: Run, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("queue")
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import math\n\nmath.sqrt(-1)\n", "ValueError: math domain error ({file}, line 3)"),
+        ("def broken(:\n", "SyntaxError: invalid syntax ({file}, line 1)"),
+        ("import this_is_not_there", "({file}, line 1)"),
+        ("\nfrom queue_max import task\ntask('mail')\n", "should be a Queue ({file}, line 3)"),
+        ("import json\njson.loads('{')", "({file}, line 2)"),
+    ],
+    ids=["its own", "syntax", "missing module", "wrong use of ours", "wrong use of a library"],
+)
+def test_an_import_that_fails_is_told_with_file_and_line(
+    run: Run, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "deeper.py").write_text(text)
+    (tmp_path / "broken_app.py").write_text("import deeper\n")
+    ran = run("worker", "--app", "broken_app")
+    assert ran.returncode == 2
+    assert said.format(file=tmp_path / "deeper.py") in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.usefixtures("queue")
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ([], "nothing to run: give --app MODULE"),
