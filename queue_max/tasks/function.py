@@ -51,6 +51,10 @@ class TaskFunction(Generic[P, R]):
                 raise ConfigurationError(
                     f"{checks.shown(function)}: should be a function that a module defines"
                 )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"{checks.shown(function)}: is a generator: nothing of it would run"
+            )
         self.task_name = name
         self.version = version
         self.is_async = inspect.iscoroutinefunction(function)
@@ -77,9 +81,12 @@ class TaskFunction(Generic[P, R]):
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Where the function stands: its file, and its name there."""
+        """Where the function stands: its file, and its name there, of a lambda with its line."""
         code = getattr(inspect.unwrap(self._function), "__code__", None)
-        return getattr(code, "co_filename", ""), self._function.__qualname__
+        name = self._function.__qualname__
+        if name.endswith("<lambda>"):
+            name = f"{name}, line {getattr(code, 'co_firstlineno', 0)}"
+        return getattr(code, "co_filename", ""), name
 
     @property
     def import_name(self) -> str:

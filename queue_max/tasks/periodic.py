@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from queue_max import forking
+from queue_max import checks, forking
 from queue_max.domain.schedules import DEFAULT_CAP, OPTIONS, Misfire, Overlap, check_schedule
 from queue_max.exceptions import ConfigurationError
 from queue_max.queue import Queue
@@ -15,6 +15,9 @@ from queue_max.tasks.task import Task, TaskOptions, decorator
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_KEYS = {"unique_key", "unique_for"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,10 @@ class Rhythm:
     overlap: str = Overlap.ALLOW
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.instance("args", self.args, (list, tuple), "a list")
+        checks.instance("kwargs", self.kwargs, Mapping, "a dict")
 
 
 class PeriodicTask(Task[P, R]):
@@ -149,6 +156,11 @@ def periodic_task(  # noqa: PLR0913 - the words of a schedule
     """
     if callable(interval):
         raise ConfigurationError("periodic_task: write @periodic_task(...), with interval or cron")
+    for option in _KEYS & task_options.keys():
+        raise ConfigurationError(
+            f"{option}={checks.shown(task_options[option])}: the job of each time has a key of its "
+            "own; for others, give it by using"
+        )
     rhythm = Rhythm(
         interval=interval,
         cron=cron,
@@ -157,7 +169,7 @@ def periodic_task(  # noqa: PLR0913 - the words of a schedule
         misfire_cap=misfire_cap,
         overlap=overlap,
         args=args,
-        kwargs=kwargs or {},
+        kwargs={} if kwargs is None else kwargs,
     )
     make = decorator(partial(PeriodicTask, rhythm=rhythm), **task_options)
     return cast("Callable[[Callable[P, R]], PeriodicTask[P, R]]", make)

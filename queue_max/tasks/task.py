@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 from queue_max import checks
 from queue_max.domain.clock import from_text, to_text, utc_now
 from queue_max.domain.job import DEFAULT_QUEUE, DEFAULT_RETRY_DELAY, JobHandle
+from queue_max.domain.payload import MAX_KEY, check_job
 from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.domain.tasks import FIRST_VERSION
@@ -46,11 +47,17 @@ class TaskOptions:
             raise ConfigurationError(
                 f"queue={checks.shown(self.queue)}: should be a Queue, or the name of one in it"
             )
-        if self.timeout is not None:
-            checks.seconds("timeout", self.timeout)
-        checks.whole("priority", self.priority, at_least=0, at_most=2)
-        if self.max_retries is not None:
-            checks.whole("max_retries", self.max_retries, at_least=0, at_most=1000)
+        checks.instance("retry", self.retry, (RetryPolicy, type(None)), "a RetryPolicy")
+        # One that decides by a function will do where calls are made here.
+        job = {name: getattr(self, name) for name in _NAMES if name not in {"queue", "retry"}}
+        if self.max_retries is None:
+            job["max_retries"] = 0
+        if self.unique_key is None:
+            job["unique_key"] = "given later, by using"
+        try:
+            check_job({}, **job)
+        except InvalidJobError as error:
+            raise ConfigurationError(str(error)) from error
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -134,7 +141,7 @@ class Task(TaskFunction[P, R]):
         self, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], /
     ) -> list[JobHandle]:
         """Enqueue many calls as one batch, each a pair of arguments: a tuple and a dict."""
-        jobs = [self._job(args, kwargs) for args, kwargs in calls]
+        jobs = [self._job(*_call(each)) for each in calls]
         return cast(list[JobHandle], self.get_queue().enqueue_batch(jobs)["jobs"])
 
     def using(self, **options: Any) -> Self:
@@ -304,8 +311,10 @@ def decorator(
             "queue one"
         )
     checks.whole("version", version, at_least=1)
-    if name is not None and not (isinstance(name, str) and name.isprintable() and name):
-        raise ConfigurationError(f"name={checks.shown(name)}: should be a str, not an empty one")
+    if name is not None and not _is_name(name):
+        raise ConfigurationError(
+            f"name={checks.shown(name)}: should be a str of 1 to {MAX_KEY} printable characters"
+        )
     given, callbacks = TaskOptions.of(options), Callbacks(on_success, on_failure)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
@@ -314,6 +323,17 @@ def decorator(
         return cast("Task[P, R]", made)
 
     return decorate
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= MAX_KEY and name.isprintable()
+
+
+def _call(call: object) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    match call:
+        case (list() | tuple() as args, Mapping() as kwargs):
+            return args, kwargs
+    raise TypeError(f"{checks.shown(call)}: should be a pair of arguments, a tuple and a dict")
 
 
 def _moment(when: object) -> datetime:

@@ -135,6 +135,9 @@ def test_a_scheduler_fires_where_no_worker_runs(queue: Queue) -> None:
         ({"cron": "@daily", "tz": "Mars/Olympus"}, "Mars/Olympus"),
         ({"interval": 5, "misfire": "sometimes"}, "misfire='sometimes'"),
         ({"interval": 5, "colour": "red"}, "unknown colour"),
+        ({"interval": 5, "args": "ab"}, "args='ab'"),
+        ({"interval": 5, "kwargs": []}, r"kwargs=\[\]"),
+        ({"interval": 5, "unique_key": "k"}, "unique_key='k': the job of each time has a key"),
     ],
 )
 def test_a_bad_rhythm_is_refused_when_the_function_is_decorated(

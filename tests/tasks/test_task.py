@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -96,6 +96,12 @@ def test_the_contracts_attributes(queue: Queue) -> None:
         ({"priority": 3}, "priority=3"),
         ({"max_retries": -1}, "max_retries=-1"),
         ({"timeout": 0}, "timeout=0"),
+        ({"retry_delay": -1}, "retry_delay=-1"),
+        ({"retry": "soon"}, "retry='soon'"),
+        ({"pagina_id": "7"}, "pagina_id='7'"),
+        ({"unique_key": ""}, "unique_key=''"),
+        ({"unique_for": 0}, "unique_for=0"),
+        ({"keep_result": -1}, "keep_result=-1"),
         ({"version": 0}, "version=0"),
         ({"on_success": 5}, "on_success=5"),
         ({"colour": "red"}, "unknown colour"),
@@ -117,10 +123,43 @@ def test_what_no_module_defines_is_refused(function: Any) -> None:
         task(name="odd")(function)
 
 
-@pytest.mark.parametrize("name", ["", 5, "a\0b"])
+@pytest.mark.parametrize("name", ["", 5, "a\0b", "a" * 256])
 def test_a_bad_name_is_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="name="):
         task(name=name)(note)
+
+
+def test_a_time_for_a_key_may_be_given_before_the_key(queue: Queue) -> None:
+    made = task(queue, unique_for=60)(note)
+    assert made.using(unique_key="k").delay("a", "b").created
+
+
+def test_a_lambda_is_not_taken_for_another_one() -> None:
+    task(lambda: 1)
+    with pytest.raises(ConfigurationError, match="give one of them another name"):
+        task(lambda: 2)
+    task(name="tests.two")(lambda: 2)
+
+
+def test_what_a_process_knows_is_told_as_of_now() -> None:
+    known = repertoire.tasks.gates()
+    task(name="tests.latecomer")(note)
+    assert not any("latecomer" in gate for gate in known)
+    assert any("latecomer" in gate for gate in repertoire.tasks.gates())
+
+
+def generate() -> Iterator[int]:
+    yield 1
+
+
+async def generate_later() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [generate, generate_later])
+def test_a_generator_is_refused(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is a generator"):
+        task(function)
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
@@ -199,6 +238,12 @@ def test_map_and_bulk_delay_are_one_batch(queue: Queue, work: Work) -> None:
         ],
         key=str,
     )
+
+
+@pytest.mark.parametrize("call", [5, ("ab", {}), ({"a", "b"}, {}), (("a", "b"), []), ("a",)])
+def test_a_call_is_a_pair_of_a_tuple_and_a_dict(queue: Queue, call: Any) -> None:
+    with pytest.raises(TypeError, match="should be a pair"):
+        task(queue)(note).bulk_delay([call])
 
 
 def test_one_bad_call_keeps_a_batch_out(queue: Queue) -> None:
