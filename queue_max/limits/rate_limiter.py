@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 
 from queue_max import checks, forking
 from queue_max.exceptions import ConfigurationError, RateLimitError
-
-_NANOSECONDS = 10**9
+from queue_max.limits.rates import NANOSECONDS, Rate
+from queue_max.limits.token_bucket import TokenBucket
 
 
 class RateLimitUnit(StrEnum):
@@ -31,9 +31,9 @@ class RateLimiter:
     """Grants at most `rate_limit` tokens per `unit`, after a burst of `burst_capacity`.
 
     In any T seconds no more than `T / interval + burst_capacity` tokens are granted, whatever the
-    number of threads. It is the token bucket of RFC 3290, appendix A, with one addition: a caller
-    who may wait takes a token that is yet to come. The bucket then is in debt, so that callers
-    are served in the order in which they came, and each knows beforehand how long it waits.
+    number of threads: see `TokenBucket`. A caller who may wait takes a token that is yet to come,
+    so that callers are served in the order in which they came, and each knows beforehand how long
+    it waits.
 
     - `rate_limit` is a whole number of at least 1, or `math.inf` for no limit.
     - `burst_capacity`, the tokens in a full bucket, is at least 1; None means `rate_limit`.
@@ -63,11 +63,7 @@ class RateLimiter:
         self._clock = clock
         self._sleep = sleep
         self._lock = forking.lock()
-        # The level is counted in whole shares of a token, of which each nanosecond adds
-        # `rate_limit`: sums of integers stay exact, where floats would grant a token too many.
-        self._token = _SECONDS[self._unit] * _NANOSECONDS
-        self._level = self.burst_capacity * self._token
-        self._filled_at = self._now()
+        self._bucket = self._full()
         self._total_granted = 0
         self._total_denied = 0
         self._total_wait_seconds = 0.0
@@ -117,7 +113,7 @@ class RateLimiter:
         A negative timeout raises ConfigurationError.
         """
         timeout = checks.seconds("timeout", timeout, zero=True)
-        longest = timeout + 1 / _NANOSECONDS  # waits are rounded up to whole nanoseconds
+        longest = timeout + 1 / NANOSECONDS  # waits are rounded up to whole nanoseconds
         wait = self._reserve(longest)
         if wait > longest:
             raise RateLimitError(
@@ -141,8 +137,8 @@ class RateLimiter:
         """
         with self._lock:
             self._fill()
-            if self._level >= 0:
-                self._level += self._token
+            if self._rate_limit != math.inf and self._bucket.level >= 0:
+                self._bucket.take(self._rate(), -1)
 
     def update_rate_limit(self, rate_limit: float) -> None:
         """Change the limit from now on; callers that already wait keep their times.
@@ -154,12 +150,15 @@ class RateLimiter:
         checks.limit("rate_limit", rate_limit)
         with self._lock:
             self._fill()
+            had_no_limit = self._rate_limit == math.inf
             self._rate_limit = rate_limit
+            if had_no_limit:
+                self._bucket = self._full()
 
     def reset(self) -> None:
         """Fill the bucket; callers that already wait keep their times."""
         with self._lock:
-            self._level = self.burst_capacity * self._token
+            self._bucket = self._full()
 
     def get_remaining_tokens(self) -> float:
         """Return the tokens in the bucket, parts of one included; 0.0 while others wait."""
@@ -199,34 +198,36 @@ class RateLimiter:
             if wait > longest:
                 self._total_denied += 1
             else:
-                self._level -= self._token
+                self._bucket.take(self._rate())
                 self._total_granted += 1
                 self._total_wait_seconds += wait
             return wait
 
     def _seconds_until_token(self) -> float:
         self._fill()
-        missing = self._token - self._level
-        if missing <= 0:
+        if self._rate_limit == math.inf:
             return 0.0
-        return -(-missing // self._rate_limit) / _NANOSECONDS
+        return self._bucket.due_in(self._rate()) / NANOSECONDS
 
     def _remaining_tokens(self) -> float:
         self._fill()
-        return max(self._level, 0) / self._token
+        return math.inf if self._rate_limit == math.inf else self._bucket.tokens(self._rate())
 
     def _fill(self) -> None:
         """Add what has come since the last time; to be called before the level is looked at."""
-        now = self._now()
-        if self._rate_limit == math.inf:
-            self._level = math.inf
-        else:
-            gained = self._rate_limit * (now - self._filled_at)
-            self._level = min(self._level + gained, self.burst_capacity * self._token)
-        self._filled_at = now
+        if self._rate_limit != math.inf:
+            self._bucket.fill(self._rate(), self._now())
+
+    def _full(self) -> TokenBucket:
+        if self._rate_limit == math.inf:  # it is not looked at, then
+            return TokenBucket(0, self._now())
+        return TokenBucket.full(self._rate(), self._now())
+
+    def _rate(self) -> Rate:
+        return Rate(int(self._rate_limit), _SECONDS[self._unit], int(self.burst_capacity))
 
     def _now(self) -> int:
-        return round(self._clock() * _NANOSECONDS)
+        return round(self._clock() * NANOSECONDS)
 
 
 def _checked_unit(unit: str) -> RateLimitUnit:
