@@ -15,13 +15,15 @@ from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
 from queue_max.domain.tasks import Abilities
 from queue_max.exceptions import QueueClosedError, QueueNotFoundError
-from queue_max.limits.circuit_breaker import CircuitBreaker
-from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.limits.breaker import Terms
+from queue_max.limits.rates import rates_of
 from queue_max.repeater import Repeater
 from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breakers import Breakers
+from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.dispatcher import Dispatcher
@@ -30,9 +32,14 @@ from queue_max.services.exchange import Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
+from queue_max.services.limits import LimitService
+from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
+from queue_max.services.permits import Permits
+from queue_max.services.rate_limits import RateLimits
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
+from queue_max.services.roster import Roster
 from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.unknown_tasks import UnknownTasks
@@ -53,8 +60,12 @@ class Services:
     folder: Path
     """Where the files lie, whatever becomes of the current folder."""
     store: Store
-    limiter: RateLimiter
-    breaker: CircuitBreaker
+    limiter: QueueRateLimiter
+    breaker: QueueCircuitBreaker
+    limits: LimitService
+    breakers: Breakers
+    controls: Controls
+    roster: Roster
     events: Events
     admission: Admission
     intake: IntakeService
@@ -114,7 +125,9 @@ def build(
         housekeeping.start()
         forking.in_child(housekeeping.go_on)
 
-    store, control = Store(shards), Control(directory.control, directory.notes)
+    control = Control(directory.control, directory.notes)
+    controls = Controls(control)
+    store = Store(shards, places_of_key=controls.places_of_key)
 
     def close() -> None:
         housekeeping.stop()
@@ -124,25 +137,29 @@ def build(
         directory.close()
 
     try:
-        return _wire(settings, store, control, directory, retry_policy, close)
+        return _wire(settings, store, control, controls, directory, retry_policy, close)
     except BaseException:
         close()
         raise
 
 
-def _wire(
+def _wire(  # noqa: PLR0913 - all that was opened
     settings: Settings,
     store: Store,
     control: Control,
+    controls: Controls,
     directory: Directory,
     retry_policy: RetryPolicy,
     close: Callable[[], None],
 ) -> Services:
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
-    limiter = RateLimiter(settings.rate_limit)
-    breaker = CircuitBreaker(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
-    admission = Admission(limiter, breaker)
+    rates = RateLimits(control, controls, rates_of(settings.rate_limit))
+    terms = Terms(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
+    breakers = Breakers(control, controls, events, terms, settings.stuck_timeout_ms / 1000)
+    permits = Permits(control, controls, store)
+    limits = LimitService(control, controls, store, rates, permits)
+    admission = Admission(controls, rates, breakers, permits)
     dead_letters = DeadLetterService(store, settings.max_retries)
     retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
@@ -176,6 +193,7 @@ def _wire(
         dispatchers.hint(shard_id)
         bells.ring(shard_id, but=presence.identity)
 
+    store.on_release = hint
     intake = IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries)
     inspection = InspectionService(store)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
@@ -183,8 +201,12 @@ def _wire(
         settings=settings,
         folder=directory.path,
         store=store,
-        limiter=limiter,
-        breaker=breaker,
+        limiter=QueueRateLimiter(rates, limits),
+        breaker=QueueCircuitBreaker(breakers),
+        limits=limits,
+        breakers=breakers,
+        controls=controls,
+        roster=Roster(control),
         events=events,
         admission=admission,
         intake=intake,

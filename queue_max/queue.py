@@ -33,6 +33,7 @@ from queue_max.domain.payload import result_to_json
 from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError
+from queue_max.limits import scopes
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.off_loop import off_loop
 from queue_max.settings import Settings
@@ -113,6 +114,10 @@ class Queue:
         """What is kept of jobs that failed for good: list, requeue, discard, export them."""
         self.schedules = self.services.schedules
         """Jobs that come by themselves, at regular times: put, list, pause, resume, remove them."""
+        self.limits = self.services.limits
+        """How many jobs start in what time, and run at once: list, set, penalise limits."""
+        self.breakers = self.services.breakers
+        """What keeps jobs from something that fails: define, list, open, close breakers."""
         self.immediate = immediate
         self._opened_at = time.monotonic()
         # A queue that is dropped without close() must not keep its threads and files.
@@ -144,6 +149,7 @@ class Queue:
         task: str | None = None,
         timeout: float | None = None,
         queue: str = DEFAULT_QUEUE,
+        concurrency_key: str | None = None,
         rate_key: str | None = None,
         breaker: str | None = None,
     ) -> JobHandle:
@@ -163,9 +169,11 @@ class Queue:
         function decorated with `@task` is called; its arguments are in the payload, as "args", a
         list, and "kwargs", a dict.
 
-        `queue` is one of any number of names: workers say which they take jobs from. `rate_key`
-        and `breaker` put the job under the limit of that key, and behind the circuit breaker of
-        that name; see `limits` and `breakers`.
+        `queue` is one of any number of names: workers say which they take jobs from. Of the jobs
+        with one `concurrency_key` one runs at a time, in their order, or as many as
+        `limits.set("key:...", concurrency=...)` says. `rate_key` and `breaker` put the job under
+        the rate of that key, and behind the circuit breaker of that name; see `limits` and
+        `breakers`.
 
         Gives a dict of `id` and `shard_id`, with `key`, `created` and `result(timeout)`. Raises
         InvalidJobError, a ValueError, for a bad
@@ -187,6 +195,7 @@ class Queue:
                 "task": task,
                 "timeout": timeout,
                 "queue": queue,
+                "concurrency_key": concurrency_key,
                 "rate_key": rate_key,
                 "breaker": breaker,
             }
@@ -291,6 +300,7 @@ class Queue:
         """Prolong the leases of the jobs that a worker runs in a shard; gives their number."""
         checks.identity("shard_id", shard_id)
         checks.text("worker_id", worker_id)
+        self.breakers.renew()
         return self.services.leases.renew_of_worker(shard_id, worker_id)
 
     def get_job(self, job: object) -> Job:
@@ -323,6 +333,32 @@ class Queue:
         is no such job.
         """
         return self.services.settlement.cancel(job)
+
+    def pause(
+        self,
+        queue: str | None = None,
+        *,
+        task: str | None = None,
+        shard: int | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Let no job of a named queue, of a task, or of a shard start, until it is resumed.
+
+        All processes see it within a second, and it outlives them. What runs goes on, and jobs
+        are taken in. False when it was paused already. Raises ConfigurationError unless one of the
+        three is named.
+        """
+        return self.limits.pause(_scope(queue, task, shard), reason)
+
+    def resume(
+        self, queue: str | None = None, *, task: str | None = None, shard: int | None = None
+    ) -> bool:
+        """Let the jobs of a queue, of a task, or of a shard start again; False if they did."""
+        return self.limits.resume(_scope(queue, task, shard))
+
+    def paused(self) -> dict[str, str | None]:
+        """Tell what is paused: the reasons by "queue:NAME", "task:NAME" and "shard:NUMBER"."""
+        return dict(self.limits.paused())
 
     def update_progress(
         self, job_id: int, shard_id: int, progress: float, fence: int | None = None
@@ -557,6 +593,21 @@ def _close_and_remove(close: Callable[[], None], folder: Path, owner: int) -> No
     close()
     if os.getpid() == owner:  # a child of fork is not to take it from its parent
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scope(queue: str | None, task: str | None, shard: int | None) -> str:
+    """Name what is to be paused: the one that is given."""
+    match queue, task, shard:
+        case str(), None, None:
+            return scopes.of_queue(queue_name(queue))
+        case None, str(), None:
+            return scopes.of_task(task)
+        case None, None, int():
+            return scopes.of_shard(checks.whole("shard", shard, at_least=0))
+    raise ConfigurationError(
+        f"queue={checks.shown(queue)}, task={checks.shown(task)}, shard={checks.shown(shard)}: "
+        "name one of them, what is to be paused or resumed"
+    )
 
 
 def _check_run(job_id: int, shard_id: int, fence: int | None) -> None:

@@ -545,20 +545,14 @@ def test_nothing_is_popped_without_a_token(make_queue: MakeQueue) -> None:
     assert queue.get_stats()["pending"] == 1
 
 
+@pytest.mark.parametrize(("patience", "gets_one"), [(0.0, False), (30.0, True)])
 def test_a_pop_waits_for_a_token_as_long_as_the_queue_says(
-    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+    make_queue: MakeQueue, patience: float, gets_one: bool
 ) -> None:
-    queue = make_queue(shards=1, rate_limiter_timeout=0.25)
-    waits: list[float] = []
-
-    def acquire(timeout: float) -> bool:
-        waits.append(timeout)
-        return True
-
-    monkeypatch.setattr(queue.rate_limiter, "acquire", acquire)
+    queue = make_queue(shards=1, rate_limit=600, rate_limiter_timeout=patience)
     queue.enqueue({})
-    assert queue.pop_job("w") is not None
-    assert waits == [0.25]
+    queue.rate_limiter.penalise(0.2)
+    assert (queue.pop_job("w") is not None) is gets_one
 
 
 def test_an_empty_pop_costs_no_token(make_queue: MakeQueue) -> None:

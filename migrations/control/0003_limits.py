@@ -26,9 +26,9 @@ def upgrade() -> None:
         "buckets",
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("seconds", sa.Integer(), nullable=False, autoincrement=False),
-        sa.Column("zero_at", sa.BigInteger(), nullable=False),
-        sa.Column("boot", sa.Text(), nullable=False),
-        sa.Column("at", TIME, nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("clock", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("scope", "seconds", name="pk_buckets"),
     )
     op.create_table(
@@ -38,9 +38,10 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", TIME, nullable=False),
-        sa.Column("probe_at", TIME, nullable=True),
+        sa.Column("probe_at", sa.BigInteger(), nullable=True),
         sa.Column("probe", sa.Text(), nullable=True),
-        sa.Column("probe_until", TIME, nullable=True),
+        sa.Column("probe_until", sa.BigInteger(), nullable=False),
+        sa.Column("clock", sa.Text(), nullable=False),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name="pk_breakers"),
     )
@@ -57,7 +58,6 @@ def upgrade() -> None:
         sa.Column("shard_id", sa.Integer(), nullable=False, autoincrement=False),
         sa.Column("job_id", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
-        sa.Column("holder", sa.Text(), nullable=True),
         sa.Column("taken_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("scope", "shard_id", "job_id", name="pk_permits"),
     )

@@ -24,7 +24,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_fila_concurrency_key",
         "fila",
-        ["concurrency_key", "status"],
+        ["concurrency_key", "status", "held_by"],
         sqlite_where=ALIVE,
         postgresql_where=ALIVE,
     )

@@ -13,7 +13,15 @@ logger = logging.getLogger(__name__)
 
 Callback = Callable[..., object]
 
-EVENTS = ("job_enqueued", "job_completed", "job_failed", "job_retried", "alert")
+EVENTS = (
+    "job_enqueued",
+    "job_completed",
+    "job_failed",
+    "job_retried",
+    "alert",
+    "circuit_opened",
+    "circuit_closed",
+)
 
 
 class Events:

@@ -45,6 +45,12 @@ class CallOff:
 
 Verdict = TryAgain | Bury | CallOff
 
+
+def is_failure(verdict: Verdict) -> bool:
+    """Tell whether an attempt counts as failed."""
+    return isinstance(verdict, Bury) or (isinstance(verdict, TryAgain) and verdict.is_counted)
+
+
 ErrorTypes = Iterable[type[BaseException] | str]
 
 

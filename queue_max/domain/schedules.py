@@ -28,7 +28,7 @@ MAX_CAP = 1000
 OPTIONS = frozenset(
     {
         *("pagina_id", "priority", "max_retries", "retry_delay", "retry", "keep_result", "timeout"),
-        *("queue", "rate_key", "breaker"),
+        *("queue", "concurrency_key", "rate_key", "breaker"),
     }
 )
 """What a schedule may say of its jobs, by the names that `enqueue` has for it."""

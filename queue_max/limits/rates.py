@@ -104,7 +104,7 @@ def text_of(rates: Rates) -> str:
     return ", ".join(map(str, rates)) or "none"
 
 
-def lags(rates: Rates) -> tuple[int, int]:
+def lags(rates: Iterable[Rate]) -> tuple[int, int]:
     """Tell for how long a token that is reserved may be used, and how far ahead it may be taken.
 
     In nanoseconds. With a burst of 1, both are 0: a token is there, and used, at once.

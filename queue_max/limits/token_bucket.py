@@ -1,9 +1,10 @@
 """The arithmetic of a token bucket, in whole numbers: sums of floats grant a token too many."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
-from queue_max.limits.rates import NANOSECONDS, Rate
+from queue_max.limits.rates import NANOSECONDS, Rate, lags
 
 
 @dataclass(slots=True)
@@ -52,9 +53,45 @@ class TokenBucket:
         nothing = _token(rate) - rate.number * round(seconds * NANOSECONDS)
         self.level = min(self.level, nothing)
 
-    def tokens(self, rate: Rate) -> float:
-        """Tell how many tokens there are, parts of one included; 0.0 for a debt."""
-        return max(0, self.level) / _token(rate)
+    def tokens(self, rate: Rate, ahead: int = 0) -> float:
+        """Tell as `available` does, parts of a token included."""
+        return max(0, self.level + rate.number * ahead) / _token(rate)
+
+
+class Reservation(NamedTuple):
+    """Tokens that were taken of all buckets of a scope."""
+
+    dues: Sequence[int]
+    """In how many nanoseconds each may be used, the first one first."""
+    usable: int
+    """For how many nanoseconds from then on."""
+    wait: int
+    """In how many nanoseconds more may be asked for; 0 for now."""
+    left: int
+    """How many are left for now."""
+
+
+def lag_of(rates: Sequence[Rate]) -> int:
+    """Tell how late a token may be used, after the time at which its bucket has it.
+
+    Of several buckets, the last one to have it decides, so that others wait for its sake.
+    """
+    usable, ahead = lags(rates)
+    return usable if len(rates) == 1 else usable + ahead
+
+
+def reserve(buckets: Sequence[tuple[Rate, TokenBucket]], tokens: int) -> Reservation:
+    """Take tokens of buckets that are filled, the same number of each, as many as there are."""
+    usable, ahead = lags([rate for rate, _bucket in buckets])
+    number = min(tokens, *(bucket.available(rate, ahead) for rate, bucket in buckets), tokens)
+    dues = [
+        max(bucket.due_in(rate, each) for rate, bucket in buckets) for each in range(1, number + 1)
+    ]
+    for rate, bucket in buckets:
+        bucket.take(rate, number)
+    wait = max(0, max(bucket.due_in(rate) for rate, bucket in buckets) - ahead)
+    left = min(bucket.available(rate) for rate, bucket in buckets)
+    return Reservation(dues, usable, wait, left)
 
 
 def _token(rate: Rate) -> int:

@@ -6,7 +6,19 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from queue_max.domain import json_text
 from queue_max.domain.clock import to_text
@@ -59,16 +71,20 @@ _is_held = and_(
 )
 _held = select(jobs.c.id).where(_is_held).limit(PROMOTED_AT_ONCE)
 
-# From one name to the next in the index, however many jobs there are between them.
-_first_name = select(func.min(jobs.c.queue).label("name")).where(jobs.c.status == PENDING)
-_names = _first_name.cte("names", recursive=True)
-_next_name = (
-    select(func.min(jobs.c.queue))
-    .where(jobs.c.status == PENDING, jobs.c.queue > _names.c.name)
-    .scalar_subquery()
+
+def _each(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[tuple[str]]:
+    """Go from one value to the next in an index, however many jobs there are between them."""
+    first = select(func.min(column).label("name")).where(*conditions)
+    names = first.cte("names", recursive=True)
+    following = select(func.min(column)).where(*conditions, column > names.c.name)
+    names = names.union_all(select(following.scalar_subquery()).where(names.c.name.is_not(None)))
+    return select(names.c.name).where(names.c.name.is_not(None))
+
+
+_pending_queues = _each(jobs.c.queue, jobs.c.status == PENDING)
+_held_names = Compiled(
+    _each(jobs.c.held_by, jobs.c.status == SCHEDULED, jobs.c.held_by.is_not(None))
 )
-_names = _names.union_all(select(_next_name).where(_names.c.name.is_not(None)))
-_pending_queues = select(_names.c.name).where(_names.c.name.is_not(None))
 _due_queues = select(jobs.c.queue).where(_is_due).distinct()
 
 _at_most = bindparam("at_most", type_=BigInteger)
@@ -92,6 +108,16 @@ _give = update(jobs).values(
     held_by=bindparam("holder"),
     completed_at=None,
     next_retry_at=None,
+)
+_of_line = (
+    jobs.c.status == SCHEDULED,
+    jobs.c.held_by.is_not(None),
+    jobs.c.held_by == bindparam("gate"),
+    jobs.c.queue.in_(bindparam("queue_names", expanding=True)),
+)
+_next_in_line = select(jobs.c.id).where(*_of_line).order_by(*_in_order).limit(_at_most)
+_claim_listed = _give.where(jobs.c.id.in_(bindparam("job_ids", expanding=True))).returning(
+    *WHOLE_JOB
 )
 _claim = _give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_JOB)
 
@@ -161,6 +187,10 @@ class ClaimRepository:
         free = update(jobs).where(jobs.c.id.in_(ids)).values(status=PENDING, held_by=None)
         return self._connection.execute(free).rowcount if ids else 0
 
+    def held_gates(self) -> Sequence[str]:
+        """Name what holds jobs back in this shard."""
+        return [str(name) for [name] in _held_names.run(self._connection).fetchall()]
+
     def make_due(self) -> int:
         """Make jobs pending that wait for nothing but their time; gives how many."""
         free = update(jobs).where(
@@ -222,6 +252,26 @@ class ClaimRepository:
                 stored["fence"] += 1
             claimed.append(whole_job(stored, self._shard_id))
         return claimed
+
+    def claim_from_line(
+        self,
+        gate: str,
+        queues: Collection[str],
+        worker_id: str,
+        holder: str | None = None,
+        *,
+        at_most: int,
+    ) -> list[Job]:
+        """Give jobs to a worker that a gate has held, as `claim` does."""
+        wanted = {"gate": gate, "queue_names": list(queues), "at_most": at_most}
+        query = _next_in_line.with_for_update(skip_locked=True)
+        ids = self._connection.execute(query, wanted).scalars().all()
+        if not ids:
+            return []
+        values = {"claimant": worker_id, "holder": holder, "now": self._now, "job_ids": ids}
+        rows = self._connection.execute(_claim_listed, values).all()
+        self.weight += sum(len(row.payload) for row in rows)
+        return sorted((to_job(row, self._shard_id) for row in rows), key=_urgency)
 
     def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
         """Give the most urgent pending job to a worker, as `claim` does; None if none is due."""

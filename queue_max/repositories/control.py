@@ -9,8 +9,14 @@ from sqlalchemy import Connection
 
 from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError
+from queue_max.repositories.breakers import BreakerRepository
+from queue_max.repositories.buckets import BucketRepository
+from queue_max.repositories.limits import LimitRepository
+from queue_max.repositories.permits import PermitRepository
 from queue_max.repositories.schedules import ScheduleRepository
+from queue_max.repositories.workers import WorkerRepository
 from queue_max.storage.database import Database
+from queue_max.storage.ticks import Ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +24,13 @@ class ControlUnit:
     """One transaction; `now` was read after its lock was taken, and is its only time."""
 
     now: datetime
+    ticks: Ticks
     schedules: ScheduleRepository
+    limits: LimitRepository
+    buckets: BucketRepository
+    breakers: BreakerRepository
+    permits: PermitRepository
+    workers: WorkerRepository
 
 
 class Control:
@@ -73,5 +85,18 @@ class Control:
         return self._database
 
     def _unit(self, connection: Connection) -> ControlUnit:
-        now = self._clock() if self._clock else self._database.now(connection)
-        return ControlUnit(now, ScheduleRepository(connection, now))
+        if self._clock:
+            now = self._clock()
+            ticks = Ticks.of("given", round(now.timestamp() * 1_000) * 1_000_000)
+        else:
+            now, ticks = self._database.now(connection), self._database.ticks(connection)
+        return ControlUnit(
+            now,
+            ticks,
+            ScheduleRepository(connection, now),
+            LimitRepository(connection, now),
+            BucketRepository(connection, ticks),
+            BreakerRepository(connection, now, ticks),
+            PermitRepository(connection, now),
+            WorkerRepository(connection, now),
+        )

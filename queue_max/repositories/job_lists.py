@@ -24,6 +24,7 @@ from sqlalchemy import (
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reference import JobRef
 from queue_max.repositories.compiled import Compiled, is_sqlite
+from queue_max.repositories.concurrency_keys import ConcurrencyKeyRepository
 from queue_max.repositories.jobs import (
     ANOTHER_LIFE,
     WHOLE_JOB,
@@ -119,10 +120,13 @@ class Counts:
 class JobListRepository:
     """The jobs of one shard by the state they are in, within one transaction."""
 
-    def __init__(self, connection: Connection, shard_id: int, now: datetime) -> None:
+    def __init__(
+        self, connection: Connection, shard_id: int, now: datetime, keys: ConcurrencyKeyRepository
+    ) -> None:
         self._connection = connection
         self._shard_id = shard_id
         self._now = now
+        self._keys = keys
 
     def counts(self, at_most: int = ALL) -> Counts:
         """Count the jobs by state, in none of them further than `at_most`."""
@@ -167,6 +171,7 @@ class JobListRepository:
         by_fence: dict[int, list[int]] = defaultdict(list)
         for job in done:
             by_fence[job.fence].append(job.id)
+            self._keys.note(job.concurrency_key)
         # For nearly all jobs the fence is 1.
         found = {fence: set(self._complete(fence, ids)) for fence, ids in by_fence.items()}
         return [job.id in found[job.fence] for job in done]

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -32,6 +32,7 @@ from queue_max.domain.job import Job, JobStatus, Lease, NewJob
 from queue_max.domain.reference import JobRef
 from queue_max.domain.soundness import checksum, damage_of, without_damage
 from queue_max.repositories.compiled import Compiled, is_sqlite
+from queue_max.repositories.concurrency_keys import ConcurrencyKeyRepository
 from queue_max.storage.schema import (
     CANCELLED,
     PENDING,
@@ -75,7 +76,7 @@ _running = select(*WHOLE_JOB).where(_is_running).with_for_update()
 _complete = (
     delete(jobs)
     .where(_is_running, jobs.c.keep_result.is_(None))
-    .returning(jobs.c.fence, jobs.c.uid)
+    .returning(jobs.c.fence, jobs.c.uid, jobs.c.breaker, jobs.c.concurrency_key)
 )
 
 
@@ -106,16 +107,29 @@ def _release(changed: frozenset[str], is_counted: bool, has_fence: bool) -> Comp
     return Compiled(update(jobs).where(*condition).values(_NOBODYS | new))
 
 
+class Completed(NamedTuple):
+    """A job that is done."""
+
+    lease: Lease
+    uid: str
+    breaker: str | None
+
+
 class JobRepository:
     """The jobs of one shard, within one transaction."""
 
-    def __init__(self, connection: Connection, shard_id: int, now: datetime) -> None:
+    def __init__(
+        self, connection: Connection, shard_id: int, now: datetime, keys: ConcurrencyKeyRepository
+    ) -> None:
         self._connection = connection
         self._shard_id = shard_id
         self._now = now
+        self._keys = keys
 
     def add(self, new: Sequence[NewJob]) -> list[int]:
         """Store jobs; gives their ids, in the same order."""
+        for job in new:
+            self._keys.note(job.concurrency_key)
         if is_sqlite(self._connection):
             now = to_text(self._now)
             return self._add_in_a_row([self._row(job, now) for job in new])
@@ -175,15 +189,16 @@ class JobRepository:
 
     def complete(
         self, job_id: int, fence: int | None, result: str | None = None
-    ) -> tuple[Lease, str] | None:
+    ) -> Completed | None:
         """Delete a running job that is done, or keep it with its result where that was asked for.
 
-        Gives its lease and uid; None if it does not run. `result` is JSON text.
+        None if it does not run. `result` is JSON text.
         """
         values = {"job_id": _known(job_id), "token": _known(fence)}
         row = self._connection.execute(_complete, values).one_or_none()
         if row is not None:
-            return Lease(self._shard_id, job_id, row.fence), row.uid
+            self._keys.note(row.concurrency_key)
+            return Completed(Lease(self._shard_id, job_id, row.fence), row.uid, row.breaker)
         job = self.running(job_id, fence)
         if job is None or job.keep_result is None:
             return None
@@ -195,7 +210,7 @@ class JobRepository:
             result=result,
             progress=100.0,
         )
-        return job.lease, str(job.uid)
+        return Completed(job.lease, str(job.uid), job.breaker)
 
     def cancel(self, job: JobRef, reason: str) -> bool:
         """End a job as cancelled that waits or runs; False for any other."""
@@ -209,8 +224,12 @@ class JobRepository:
                 last_error=reason,
                 **_NOBODYS,
             )
+            .returning(jobs.c.concurrency_key)
         )
-        return self._connection.execute(statement).rowcount == 1
+        row = self._connection.execute(statement).one_or_none()
+        if row is not None:
+            self._keys.note(row.concurrency_key)
+        return row is not None
 
     def update_progress(self, job_id: int, fence: int | None, percent: float) -> bool:
         """Note how far a running job is; False when it does not run."""
@@ -258,9 +277,11 @@ class JobRepository:
             update(jobs)
             .where(is_(job), has_status(JobStatus.FAILED))
             .values(ANOTHER_LIFE)
-            .returning(jobs.c.id, jobs.c.uid, jobs.c.task)
+            .returning(jobs.c.id, jobs.c.uid, jobs.c.task, jobs.c.concurrency_key)
         )
         row = self._connection.execute(statement).one_or_none()
+        if row is not None:
+            self._keys.note(row.concurrency_key)
         if row is not None and payload is not None:
             another = {"payload": payload, "checksum": checksum(row.uid, payload, row.task)}
             self._connection.execute(update(jobs).where(jobs.c.id == row.id).values(another))
@@ -281,6 +302,7 @@ class JobRepository:
 
     def _release(self, job: Job, *, is_counted: bool = True, **changes: Any) -> bool:
         """Take a job from its worker; False when it is not, or no longer, the worker's."""
+        self._keys.note(job.concurrency_key)
         statement = _release(frozenset(changes), is_counted, job.damage is None)
         values = {f"new_{name}": value for name, value in changes.items()}
         if job.damage is None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from queue_max.domain import json_text
 from queue_max.domain.schedules import Misfire, NewSchedule, Overlap, Schedule
-from queue_max.repositories.compiled import is_sqlite
+from queue_max.repositories.locks import hold_name
 from queue_max.storage.schema import schedules
 from queue_max.storage.types import UnreadableValueError
 
@@ -34,10 +34,8 @@ class ScheduleRepository:
 
     def hold(self, name: str) -> Schedule | None:
         """Read one as `find` does, and keep others from changing or adding it meanwhile."""
-        if not is_sqlite(self._connection):
-            # Two transactions that both find none must not both add it.
-            lock = func.pg_advisory_xact_lock(func.hashtextextended(f"schedule:{name}", 0))
-            self._connection.execute(select(lock))
+        # Two transactions that both find none must not both add it.
+        hold_name(self._connection, f"schedule:{name}")
         query = select(schedules.c.name).where(schedules.c.name == name).with_for_update()
         self._connection.execute(query)
         return self.find(name)

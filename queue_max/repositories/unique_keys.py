@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select
 
 from queue_max.domain.clock import later
 from queue_max.domain.job import JobHandle, NewJob
+from queue_max.repositories.locks import hold_name
 from queue_max.storage.schema import PENDING, PROCESSING, SCHEDULED, jobs, unique_keys
 
 _living = select(jobs.c.uid).where(
@@ -27,10 +28,8 @@ class UniqueKeyRepository:
 
     def holder(self, key: str) -> JobHandle | None:
         """Tell which job has a key, keeping others from taking it; None when it is free."""
-        if self._connection.dialect.name == "postgresql":
-            # Two transactions that both find it free must not both take it.
-            lock = func.pg_advisory_xact_lock(func.hashtextextended(key, 0))
-            self._connection.execute(select(lock))
+        # Two transactions that both find it free must not both take it.
+        hold_name(self._connection, key)
         query = select(unique_keys).where(unique_keys.c.key == key, ~self._is_over())
         row = self._connection.execute(query).one_or_none()
         if row is None:

@@ -12,6 +12,7 @@ from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError, ShardNotFoundError
 from queue_max.repositories.attempts import AttemptRepository
 from queue_max.repositories.claims import ClaimRepository
+from queue_max.repositories.concurrency_keys import ConcurrencyKeyRepository
 from queue_max.repositories.dead_letters import DeadLetterRepository
 from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
@@ -37,12 +38,25 @@ class UnitOfWork:
     dead_letters: DeadLetterRepository
     metadata: ShardMetadataRepository
     unique_keys: UniqueKeyRepository
+    concurrency_keys: ConcurrencyKeyRepository
+
+
+def _one(_key: str) -> int:
+    return 1
 
 
 class Store:
     """All shards of a queue, each opened as a unit of work."""
 
-    def __init__(self, shards: Sequence[Database], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Database],
+        clock: Clock | None = None,
+        places_of_key: Callable[[str], int] = _one,
+    ) -> None:
+        self._places_of_key = places_of_key
+        self.on_release: Callable[[int], None] = lambda _shard_id: None
+        """Is told of a shard where jobs came to their turn because others have ended."""
         self._shards = {shard.shard_id: shard for shard in shards}
         self._clock = clock
         self._is_closed = False
@@ -57,7 +71,11 @@ class Store:
         """
         shard = self._shard(shard_id)
         with shard.writing(wait) as connection:
-            yield self._unit(shard, shard_id, connection)
+            unit = self._unit(shard, shard_id, connection)
+            yield unit
+            unit.concurrency_keys.balance()
+        if unit.concurrency_keys.has_released:
+            self.on_release(shard_id)
 
     @contextmanager
     def reading(self, shard_id: int) -> Iterator[UnitOfWork]:
@@ -122,17 +140,19 @@ class Store:
     def _unit(self, shard: Database, shard_id: int, connection: Connection) -> UnitOfWork:
         # A lease counted from before the wait for the lock would be too short.
         now = self._clock() if self._clock else shard.now(connection)
+        keys = ConcurrencyKeyRepository(connection, self._places_of_key)
         return UnitOfWork(
             shard_id,
             now,
-            JobRepository(connection, shard_id, now),
+            JobRepository(connection, shard_id, now, keys),
             ClaimRepository(connection, shard_id, now),
             LeaseRepository(connection, shard_id, now),
-            JobListRepository(connection, shard_id, now),
+            JobListRepository(connection, shard_id, now, keys),
             AttemptRepository(connection, now),
             DeadLetterRepository(connection, shard_id, now),
             ShardMetadataRepository(connection, now),
             UniqueKeyRepository(connection, shard_id, now),
+            keys,
         )
 
 

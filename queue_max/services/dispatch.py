@@ -3,16 +3,18 @@
 import logging
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
 from queue_max.domain.failures import JOB_DAMAGED, Failure
+from queue_max.domain.gates import of_key
 from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.domain.routing import scan_order
 from queue_max.exceptions import ShardBusyError, ShardError
-from queue_max.repositories.unit_of_work import Store
-from queue_max.services.admission import Admission
+from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.services.admission import Admission, Budget, is_line
+from queue_max.services.exchange import ASIDE_AT_ONCE
 from queue_max.services.retry import RetryService
 
 logger = logging.getLogger(__name__)
@@ -51,20 +53,24 @@ class DispatchService:
         `patience` is how many seconds to wait for the rate limiter, `holder` the identity of the
         worker's process. Raises ShardError when no shard can serve.
         """
-        due = self._shards_with_due_jobs(queue)
-        first = next(due, None)
-        permit = None if first is None else self._admission.admit(patience)
-        if first is None or permit is None:
-            return None
-        job = None
-        try:
-            job = self._claim_from(chain([first], due), worker_id, holder, queue)
-        finally:
+        left: float | None = patience
+        while left is not None:
+            lines: dict[int, list[str]] = {}
+            due = self._shards_with_due_jobs(queue, lines)
+            first = next(due, None)
+            if first is None:
+                return None
+            left = self._admission.wait_for(queue, left)
+            if left is None:
+                return None
+            job = self._claim_from(chain([first], due), lines, worker_id, holder, queue)
             if job is None:
-                self._admission.withdraw(permit)
-        if job is not None:
-            self._admission.started(job.lease, permit)
-        return job
+                return None
+            refusal = self._admission.admit(job)
+            if refusal is None:
+                return job
+            self._release(job, refusal.gate)
+        return None
 
     def next_due(self) -> float:
         """Tell in how many seconds the earliest of all jobs that wait is due; inf for none."""
@@ -77,9 +83,9 @@ class DispatchService:
 
     def give_back(self, job: Job) -> None:
         """Let others have a job that was claimed and not started; the attempt counts not."""
-        with self._store.writing(job.shard_id) as unit:
-            unit.jobs.give_back(job)
+        self._release(job, None)
         self._admission.handed_back(job.lease)
+        self._admission.flush()
 
     def queues(self) -> list[str]:
         """Name the queues that have due jobs."""
@@ -89,29 +95,41 @@ class DispatchService:
                 names.update(unit.claims.queues())
         return sorted(names)
 
-    def _shards_with_due_jobs(self, queue: str) -> Iterator[int]:
+    def _shards_with_due_jobs(self, queue: str, lines: dict[int, list[str]]) -> Iterator[int]:
+        """Name them; `lines` gets the gates of each that hold jobs which may run by now."""
         refusals = []
         for shard_id in scan_order(self._store.shard_ids, self._rng):
             try:
                 with self._store.reading(shard_id) as unit:
-                    has_due = unit.claims.has_due(queue)
+                    lines[shard_id] = self._open_lines(unit)
+                    has_due = bool(lines[shard_id]) or unit.claims.has_due(queue)
             except ShardError as error:
                 self._unreadable.note(shard_id, error)
                 refusals.append(error)
                 continue
             self._unreadable.forget(shard_id)
-            if has_due:
+            if has_due and self._admission.is_shard_open(shard_id):
                 yield shard_id
         if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
 
     def _claim_from(
-        self, shard_ids: Iterator[int], worker_id: str, holder: str | None, queue: str
+        self,
+        shard_ids: Iterator[int],
+        lines: dict[int, list[str]],
+        worker_id: str,
+        holder: str | None,
+        queue: str,
     ) -> Job | None:
         """Claim in the first shard that serves."""
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
-            return self._claim_in(shard_id, wait, worker_id, holder, queue)
+            self._admission.prepare(lines[shard_id])
+
+            def claim_next(unit: UnitOfWork) -> Job | None:
+                return self._claim_next(unit, lines[shard_id], worker_id, holder, queue)
+
+            return self._claim_in(shard_id, wait, claim_next)
 
         refusals = []
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
@@ -128,19 +146,57 @@ class DispatchService:
         return None
 
     def _claim_in(
-        self, shard_id: int, wait: float | None, worker_id: str, holder: str | None, queue: str
+        self, shard_id: int, wait: float | None, claim_next: Callable[[UnitOfWork], Job | None]
     ) -> Job | None:
-        """Claim in one shard; what is damaged there is buried on the way."""
-        while True:
+        """Claim in one shard; what is damaged there is buried, and set aside what may not run."""
+        for _ in range(ASIDE_AT_ONCE):
             with self._store.writing(shard_id, wait) as unit:
-                unit.claims.promote_due()
-                job = unit.claims.claim_next(queue, worker_id, holder)
-                if job is None or job.damage is None:
-                    return job
+                budget = Budget(self._admission)
+                job = claim_next(unit)
+                if job is None:
+                    return None
+                if job.damage is None:
+                    gate = self._gate_for(unit, job, budget)
+                    if gate is None:
+                        return job
+                    unit.jobs.give_back(job, held_by=gate)
+                    continue
                 failure = Failure(JOB_DAMAGED, job.damage)
                 verdict = self._retry.lose(unit, job, failure, at_once=True)
             if verdict is not None:
                 self._retry.tell(job, failure, verdict)
+        return None
+
+    def _claim_next(
+        self,
+        unit: UnitOfWork,
+        lines: Sequence[str],
+        worker_id: str,
+        holder: str | None,
+        queue: str,
+    ) -> Job | None:
+        """Claim a job that was held and may run now, else the most urgent one of the queue."""
+        unit.claims.promote_due()
+        for gate in lines:
+            if self._admission.line_allowance(gate) >= 1:
+                for job in unit.claims.claim_from_line(gate, [queue], worker_id, holder, at_most=1):
+                    return job
+        return unit.claims.claim_next(queue, worker_id, holder)
+
+    def _gate_for(self, unit: UnitOfWork, job: Job, budget: Budget) -> str | None:
+        """Name the gate that holds a claimed job; None where it may run."""
+        if not unit.concurrency_keys.may_run(job):
+            return of_key(str(job.concurrency_key))
+        return budget.gate_for(job)
+
+    def _open_lines(self, unit: UnitOfWork) -> list[str]:
+        """Name the lines of a shard from which a job may be taken, perhaps."""
+        held = unit.claims.held_gates()
+        return [gate for gate in held if is_line(gate) and not self._admission.line_wait(gate)]
+
+    def _release(self, job: Job, gate: str | None) -> None:
+        with self._store.writing(job.shard_id) as unit:
+            unit.jobs.give_back(job, held_by=gate)
 
 
 class _Warnings:

@@ -16,12 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from queue_max import forking
+from queue_max.domain.gates import Line
 from queue_max.domain.job import Job, JobPriority
 from queue_max.domain.queues import QueueChoice
 from queue_max.domain.tasks import Abilities, Ability
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
-from queue_max.services.admission import Admission
-from queue_max.services.exchange import Ended, Exchange, Harvest, Wanted, may_wait
+from queue_max.services.admission import Admission, Refusal
+from queue_max.services.exchange import Ended, Exchange, Harvest, Source, Wanted, may_wait
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
@@ -53,8 +54,8 @@ class _Shard:
     is_taken: bool = False
     """A thread makes an exchange with it."""
     begun_at: float = -math.inf
-    may_have_jobs: frozenset[str] = frozenset()
-    """Queues that may have due jobs there."""
+    may_have_jobs: frozenset[Source] = frozenset()
+    """Queues that may have due jobs there, and lines that gates hold."""
     hints: int = 0
     takes_one: bool = False
     """Its most urgent job was one that is never buffered: the next may be, too."""
@@ -117,6 +118,8 @@ class Dispatcher:
         self._exchanges = 0
         self._is_looking = False
         self._look_at = 0.0
+        self._lines: frozenset[Line] = frozenset()
+        """Where jobs are held, in any shard."""
 
     # For workers
 
@@ -147,12 +150,17 @@ class Dispatcher:
                 elif not self._look(look_every):
                     return None
             if job is not None:
-                return self._start(job, worker_id)
+                refusal = self._start(job, worker_id)
+                if refusal is None:
+                    return job
+                # A place may be free once it is written that others have ended.
+                if refusal.gate is None and not self._settle_ended():
+                    return None
 
     def take_ready(self, worker_id: str) -> Job | None:
         """Give a job as `take` does, if one is in the buffer; asks no shard."""
         job = self._pop()
-        return None if job is None else self._start(job, worker_id)
+        return None if job is None or self._start(job, worker_id) else job
 
     def finish(self, ended: Ended) -> None:
         """Have a job settled that has ended, soon."""
@@ -165,6 +173,7 @@ class Dispatcher:
     def wait(self, longest: float, stopping: threading.Event) -> None:
         """Wait until there may be something to take, for `longest` seconds at most."""
         closed_for = [self._admission.wait(name) for name in self._names]
+        closed_for += [self._admission.line_wait(line.gate) for line in self._lines]
         with self._lock:
             now = self._clock()
             if stopping.is_set() or self._has_ready() or self._next_shard(now) is not None:
@@ -189,12 +198,17 @@ class Dispatcher:
                 self._look_at = 0.0
             else:
                 shard = self._shards[shard_id]
-                shard.may_have_jobs = self._names
+                shard.may_have_jobs |= self._names
                 shard.hints += 1
             if self._waiting >= self._places or self._pace.is_slow(self._clock()):
                 self._changed.notify()
             else:  # who is awake will come by; else whoever tends wakes one
                 self._has_work.set()
+
+    def learn_lines(self, shard_id: int, lines: Iterable[Line]) -> None:
+        """Note that gates hold jobs in a shard."""
+        with self._lock:
+            self._note_lines(self._shards[shard_id], frozenset(lines))
 
     # For whoever sees to it that nothing is left lying
 
@@ -240,6 +254,13 @@ class Dispatcher:
             if is_there_more or any(shard.ended for shard in self._shards):
                 self._has_work.set()
 
+    def _settle_ended(self) -> bool:
+        """Settle what has ended; False when there was nothing."""
+        has_some = any(shard.ended for shard in self._shards)
+        if has_some:
+            self._flush(math.inf)
+        return has_some and not any(shard.ended for shard in self._shards)
+
     def _flush(self, before: float) -> None:
         for shard in self._shards:
             with self._lock:
@@ -264,19 +285,25 @@ class Dispatcher:
     def _has_ready(self) -> bool:
         """Tell whether a job in the buffer may start now."""
         first = [jobs[0][0].queue for jobs in self._ready.values() if jobs]
-        return bool(first) and not self._open_queues().isdisjoint(first)
+        return bool(first) and not self._open_sources().isdisjoint(first)
 
-    def _start(self, job: Job, worker_id: str) -> Job | None:
-        permit = self._admission.admit(0.0)
+    def _start(self, job: Job, worker_id: str) -> Refusal | None:
+        """Let a worker begin a job; where it may not, the job waits for its turn, or is set aside.
+
+        None for success.
+        """
+        refusal = self._admission.admit(job)
         now = self._clock()
-        if permit is None:
+        if refusal is None:
+            self._pace.began(job.lease, now)
+            job.worker_id = worker_id
+        elif refusal.gate is None:
             self._ready[job.priority].appendleft((job, now))
             self._has_work.set()
-            return None
-        self._pace.began(job.lease, now)
-        self._admission.started(job.lease, permit)
-        job.worker_id = worker_id
-        return job
+        else:
+            self._give_back([job], refusal.gate)
+            self.learn_lines(job.shard_id, [Line(refusal.gate)])
+        return refusal
 
     def _withdraw(self, since: float) -> list[Job]:
         """Take out of the buffer what has been there since that time, or longer."""
@@ -287,10 +314,10 @@ class Dispatcher:
                     withdrawn.append(jobs.popleft()[0])
         return withdrawn
 
-    def _give_back(self, given: Iterable[Job]) -> None:
+    def _give_back(self, given: Iterable[Job], held_by: str | None = None) -> None:
         for job in given:
             try:
-                self._exchange.give_back(job)
+                self._exchange.give_back(job, held_by)
             except ShardError as error:  # its lease ends, then
                 logger.warning("job %s could not be given back: %s", job.key, error)
             self._leases.drop(job.lease)
@@ -325,16 +352,25 @@ class Dispatcher:
         ]
         if able:
             # What has ended can wait a little: it is settled on the way, where there are more jobs.
-            is_open = self._open_queues()
-            able = [each for each in able if each.may_have_jobs & is_open] or [
-                each for each in able if each.ended
-            ]
+            is_open = self._open_sources()
+            able = [
+                each
+                for each in able
+                if each.may_have_jobs & is_open and self._admission.is_shard_open(each.id)
+            ] or [each for each in able if each.ended]
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
 
-    def _open_queues(self) -> frozenset[str]:
-        """Name the queues of which a job may start now."""
-        return frozenset(name for name in self._names if self._admission.allowance(name) > 0)
+    def _open_sources(self) -> frozenset[Source]:
+        """Name the queues of which a job may start now, and the lines from which one may."""
+        names = frozenset[Source](
+            name for name in self._names if self._admission.allowance(name) > 0
+        )
+        return names | self._open_lines(self._lines) if self._lines and names else names
+
+    def _open_lines(self, lines: Iterable[Source]) -> frozenset[Line]:
+        gates = (each for each in lines if isinstance(each, Line))
+        return frozenset(each for each in gates if not self._admission.line_wait(each.gate))
 
     def _rests(self, now: float) -> list[float]:
         return [
@@ -350,6 +386,8 @@ class Dispatcher:
         with self._lock:
             hints = shard.hints
             wanted = None if worker_id is None else self._wanted(shard, worker_id)
+        if wanted is not None and wanted.lines:
+            self._admission.prepare(line.gate for line in wanted.lines)
         harvest: Harvest | None = None
         try:
             harvest = self._exchange.make(shard.id, ended, wanted)
@@ -372,8 +410,11 @@ class Dispatcher:
 
     def _wanted(self, shard: _Shard, worker_id: str) -> Wanted:
         number = 1 if shard.takes_one else self._pace.appetite(self._places, self._clock())
+        if not self._admission.is_shard_open(shard.id):
+            number = 0
         names = [name for name in self._choice.order(self._rng) if name in shard.may_have_jobs]
-        return Wanted(worker_id, number, names)
+        lines = tuple(self._open_lines(shard.may_have_jobs)) if self._lines else ()
+        return Wanted(worker_id, number, names, lines, self._names)
 
     def _settle_alone(self, ended: Sequence[Ended]) -> list[Ended]:
         """Settle each in a transaction of its own, so that none suffers for another.
@@ -429,8 +470,15 @@ class Dispatcher:
         """
         if harvest.exhausted and shard.hints == hints:
             shard.may_have_jobs -= harvest.exhausted
+        self._note_lines(shard, frozenset(harvest.lines))
         if harvest.due_in is not None:
             self._look_at = min(self._look_at, self._clock() + harvest.due_in)
+
+    def _note_lines(self, shard: _Shard, lines: frozenset[Line]) -> None:
+        shard.may_have_jobs |= lines
+        if lines or self._lines:
+            everywhere = frozenset[Source]().union(*(each.may_have_jobs for each in self._shards))
+            self._lines = frozenset(each for each in everywhere if isinstance(each, Line))
 
     def _refused(self, shard: _Shard, error: ShardError) -> None:
         """Leave a shard alone for a while."""
@@ -448,8 +496,9 @@ class Dispatcher:
             each.tell(is_written or each.in_doubt)
         for job, failure, verdict in harvest.buried:
             self._retry.tell(job, failure, verdict)
-        if harvest.held:
-            self._unknown_tasks.note(harvest.held)
+        if harvest.unknown:
+            self._unknown_tasks.note(harvest.unknown)
+        self._admission.flush()
 
     # Looking, without a lock
 
@@ -491,5 +540,6 @@ class Dispatcher:
         if prospect.due:
             with self._lock:
                 shard.may_have_jobs |= prospect.due
+                self._note_lines(shard, frozenset())
                 shard.hints += 1
         return prospect.due_in

@@ -57,8 +57,12 @@ class Dispatchers:
             dispatcher.give_all_back()
 
     def release_held(self, shard_id: int) -> int:
-        """Let jobs of a shard run that were held, for want of what is known here.
+        """Let jobs of a shard run that were held, where nothing holds them any more.
 
-        Gives how many, a bounded number.
+        Gives how many, a bounded number; what is held still, all are told.
         """
-        return sum(exchange.release_held(shard_id) for _, exchange in self._made.values())
+        number = 0
+        for dispatcher, exchange in self._made.values():
+            number += exchange.release_held(shard_id)
+            dispatcher.learn_lines(shard_id, exchange.lines(shard_id))
+        return number

@@ -2,18 +2,25 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from queue_max.domain.failures import JOB_DAMAGED, Failure
+from queue_max.domain.gates import Line, of_key
 from queue_max.domain.job import Job, Lease
 from queue_max.domain.retry import Verdict
 from queue_max.domain.tasks import Abilities, gate_of_job
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
-from queue_max.services.admission import Admission
+from queue_max.services.admission import Admission, Budget, is_line
 from queue_max.services.leases import LeaseService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+
+STEP = 100
+"""Jobs that are claimed in one statement, at most, where many of them may not run."""
+
+ASIDE_AT_ONCE = 200
+"""Jobs that are set aside in one transaction: more would hold the lock for too long."""
 
 LOCK_WAIT = 0.05
 """Seconds to wait for a shard that others write to, before another one is tried."""
@@ -53,6 +60,14 @@ class Wanted:
     """Of jobs, at most."""
     queues: Sequence[str]
     """In the order in which they are asked."""
+    lines: Sequence[Line] = ()
+    """Jobs that were held there, and may run now; they come first."""
+    names: Collection[str] = ()
+    """Queues that jobs from lines may be of."""
+
+
+Source = str | Line
+"""Where jobs are claimed from: a queue, or a line."""
 
 
 @dataclass(slots=True)
@@ -63,24 +78,28 @@ class Harvest:
     """Of each ended job, whether its lease still held."""
     claimed: list[Job] = field(default_factory=list)
     buried: list[tuple[Job, Failure, Verdict]] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     """Gates of jobs that nobody here can run."""
+    lines: set[Line] = field(default_factory=set)
+    """Where jobs stand now that may not run."""
     weight: int = 0
     """Characters in the payloads that were claimed."""
-    exhausted: set[str] = field(default_factory=set)
-    """Queues from which all was claimed that is due."""
+    exhausted: set[Source] = field(default_factory=set)
+    """From where all was claimed that is due."""
     due_in: float | None = None
     """Seconds until the next job there is due; None where nobody asked."""
     has_left_one: bool = False
     """A job was left that has to be claimed by itself."""
+    set_aside: int = 0
+    """How many jobs were claimed that may not run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """What a look at a shard has shown."""
 
-    due: frozenset[str]
-    """Queues that have due jobs."""
+    due: frozenset[Source]
+    """Queues that have due jobs, and lines."""
     due_in: float
     """Seconds until its next job is due; inf where none is, or one is due now."""
 
@@ -118,24 +137,31 @@ class Exchange:
         """See which queues have due jobs in a shard, without a lock."""
         with self._store.reading(shard_id) as unit:
             due = frozenset(name for name in names if unit.claims.has_due(name))
-            return Prospect(due, math.inf if due else _due_in(unit))
+            return Prospect(due | _lines(unit), math.inf if due else _due_in(unit))
+
+    def lines(self, shard_id: int) -> Collection[Line]:
+        """Tell where jobs of a shard are held, of which one may pass at a time."""
+        with self._store.reading(shard_id) as unit:
+            return _lines(unit)
 
     def release_held(self, shard_id: int) -> int:
-        """Let jobs of a shard run that were held, for want of what is known here.
+        """Let jobs of a shard run that were held, where nothing holds them any more.
 
         Gives how many, a bounded number.
         """
-        gates = self._abilities.gates()
+        known = self._abilities.gates()
         with self._store.reading(shard_id) as unit:
-            if not unit.claims.has_held(gates):
-                return 0
+            held = unit.claims.held_gates()
+        gates = [gate for gate in held if gate in known or self._admission.is_open(gate)]
+        if not gates:
+            return 0
         with self._store.writing(shard_id, LOCK_WAIT) as unit:
             return unit.claims.release_held(gates)
 
-    def give_back(self, job: Job) -> None:
-        """Let others have a job that was claimed and not begun."""
+    def give_back(self, job: Job, held_by: str | None = None) -> None:
+        """Let others have a job that was claimed and not begun, or set it aside."""
         with self._store.writing(job.shard_id) as unit:
-            unit.jobs.give_back(job)
+            unit.jobs.give_back(job, held_by)
 
     def _settle(self, unit: UnitOfWork, ended: Sequence[Ended]) -> Harvest:
         done = [each.job for each in ended if each.is_simply_done]
@@ -143,41 +169,102 @@ class Exchange:
         return Harvest([next(ran) if each.is_simply_done else each.write(unit) for each in ended])
 
     def _claim(self, unit: UnitOfWork, harvest: Harvest, wanted: Wanted) -> None:
-        """Claim from one queue after the other, until there is enough."""
+        """Claim from one line and queue after the other, until there is enough."""
+        unit.concurrency_keys.balance()  # so that those are found whose turn has come
         unit.claims.promote_due()
-        holder = self._leases.holder
-        for name in wanted.queues:
-            left = wanted.number - len(harvest.claimed)
-            asked = int(min(left, self._admission.allowance(name)))
-            if asked < 1:
+        gatekeeper = Gatekeeper(
+            unit, harvest, self._abilities, Budget(self._admission), self._retry
+        )
+        sources: list[Source] = [*wanted.lines, *wanted.queues]
+        for source in sources:
+            while self._claim_from(source, unit, harvest, wanted, gatekeeper):
                 continue
-            claimed = unit.claims.claim(name, wanted.worker_id, holder, at_most=asked)
-            for job in claimed:
-                self._sort_in(unit, harvest, job)
-            if len(claimed) < asked and not harvest.has_left_one:
-                harvest.exhausted.add(name)
         harvest.weight = unit.claims.weight
 
-    def _sort_in(self, unit: UnitOfWork, harvest: Harvest, job: Job) -> None:
+    def _claim_from(
+        self,
+        source: Source,
+        unit: UnitOfWork,
+        harvest: Harvest,
+        wanted: Wanted,
+        gatekeeper: "Gatekeeper",
+    ) -> bool:
+        """Claim what is wanted; True when it was not enough, since some may not run."""
+        left = wanted.number - len(harvest.claimed)
+        if isinstance(source, Line):
+            asked = int(min(left, self._admission.line_allowance(source.gate)))
+        else:
+            asked = int(min(left, self._admission.allowance(source)))
+        if asked < 1:
+            return False
+        asked = min(max(asked, harvest.set_aside), STEP)
+        worker_id, holder = wanted.worker_id, self._leases.holder
+        if isinstance(source, Line):
+            claimed = unit.claims.claim_from_line(
+                source.gate, wanted.names, worker_id, holder, at_most=asked
+            )
+        else:
+            claimed = unit.claims.claim(source, worker_id, holder, at_most=asked)
+        set_aside = harvest.set_aside
+        for job in claimed:
+            gatekeeper.sort_in(job)
+        if len(claimed) < asked and not harvest.has_left_one:
+            harvest.exhausted.add(source)
+            return False
+        return set_aside < harvest.set_aside < ASIDE_AT_ONCE and not harvest.has_left_one
+
+
+class Gatekeeper:
+    """Takes claimed jobs in, but for those that may not run: these are set aside."""
+
+    def __init__(
+        self,
+        unit: UnitOfWork,
+        harvest: Harvest,
+        abilities: Abilities,
+        budget: Budget,
+        retry: RetryService,
+    ) -> None:
+        self._unit = unit
+        self._harvest = harvest
+        self._abilities = abilities
+        self._budget = budget
+        self._retry = retry
+
+    def sort_in(self, job: Job) -> None:
         """Take a claimed job, unless it cannot be run, or has to be claimed by itself."""
+        unit, harvest = self._unit, self._harvest
         if job.damage is not None:
             failure = Failure(JOB_DAMAGED, job.damage)
             if verdict := self._retry.lose(unit, job, failure, at_once=True):
                 harvest.buried.append((job, failure, verdict))
         elif not self._abilities.can_run(job):
             gate = gate_of_job(job)
-            unit.jobs.give_back(job, held_by=gate)
-            harvest.held.append(gate)
+            self._set_aside(job, gate)
+            harvest.unknown.append(gate)
+        elif not unit.concurrency_keys.may_run(job):
+            self._set_aside(job, of_key(str(job.concurrency_key)))
+        elif held_by := self._budget.gate_for(job):
+            self._set_aside(job, held_by)
+            harvest.lines.add(Line(held_by))
         elif harvest.claimed and not may_wait(job):
             unit.jobs.give_back(job)
             harvest.has_left_one = True
         else:
             harvest.claimed.append(job)
 
+    def _set_aside(self, job: Job, gate: str) -> None:
+        self._unit.jobs.give_back(job, held_by=gate)
+        self._harvest.set_aside += 1
+
 
 def may_wait(job: Job) -> bool:
     """Tell whether a job may be buffered: one with a single attempt, or a suspect, never is."""
     return job.attempts < job.max_attempts and not job.is_suspect
+
+
+def _lines(unit: UnitOfWork) -> frozenset[Line]:
+    return frozenset(Line(gate) for gate in unit.claims.held_gates() if is_line(gate))
 
 
 def _due_in(unit: UnitOfWork) -> float:

@@ -9,7 +9,7 @@ from queue_max.domain.dead_letters import DAMAGED
 from queue_max.domain.events import Events
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job
-from queue_max.domain.retry import Bury, CallOff, RetryPolicy, TryAgain, Verdict
+from queue_max.domain.retry import Bury, CallOff, RetryPolicy, TryAgain, Verdict, is_failure
 from queue_max.exceptions import LeaseLostError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.admission import Admission
@@ -80,6 +80,7 @@ class RetryService:
         if not is_written:
             raise LeaseLostError(job.id, job.shard_id, job.fence)
         self.tell_end(job, error, failure, verdict)
+        self._admission.flush()
         return verdict
 
     def judge(
@@ -92,8 +93,8 @@ class RetryService:
         self, job: Job, error: BaseException | str, failure: Failure, verdict: Verdict
     ) -> None:
         """Let the circuit know how an attempt ended, and all others, once it is committed."""
-        if _is_failure(verdict):
-            self._admission.failed(job.lease, error)
+        if is_failure(verdict):
+            self._admission.failed(job, error)
         else:
             self._admission.handed_back(job.lease)
         self.tell(job, failure, verdict)
@@ -109,6 +110,12 @@ class RetryService:
         if verdict is None:
             raise LeaseLostError(job.id, job.shard_id, job.fence)
         self._admission.handed_back(job.lease)
+        self._admission.flush()
+        self.tell(job, failure, verdict)
+
+    def tell_lost(self, job: Job, failure: Failure, verdict: Verdict) -> None:
+        """Log and publish what became of a job whose worker is no more, once it is committed."""
+        self._admission.died(job.lease)
         self.tell(job, failure, verdict)
 
     def lose(
@@ -177,7 +184,3 @@ class RetryService:
         if is_written:
             unit.attempts.add(job, failure)
         return is_written
-
-
-def _is_failure(verdict: Verdict) -> bool:
-    return isinstance(verdict, Bury) or (isinstance(verdict, TryAgain) and verdict.is_counted)

@@ -104,7 +104,7 @@ class ScheduleService:
 
         The task is called with `args` and `kwargs`; or a whole `payload` is given in their place.
         `options` are those of `enqueue`: pagina_id, priority, max_retries, retry_delay, retry,
-        keep_result, timeout, queue, rate_key, breaker.
+        keep_result, timeout, queue, concurrency_key, rate_key, breaker.
 
         `misfire` says what becomes of ticks that were missed, while no worker ran, or the shard
         of their job could not serve. A tick is missed when it is more than 60 seconds late, or

@@ -7,6 +7,7 @@ from queue_max.domain.events import Events
 from queue_max.domain.job import Job, Lease
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import JobNotFoundError, LeaseLostError
+from queue_max.repositories.jobs import Completed
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.admission import Admission
 
@@ -33,26 +34,26 @@ class SettlementService:
         does not run under `fence`.
         """
         with self._store.writing(shard_id) as unit:
-            lease = self.write(unit, job_id, fence, result)
-        if lease is None:
+            done = self.write(unit, job_id, fence, result)
+        if done is None:
             if fence is not None:
                 raise LeaseLostError(job_id, shard_id, fence)
             return False
-        self.tell(lease)
+        self.tell(done.lease, done.breaker)
+        self._admission.flush()
         return True
 
     def write(
         self, unit: UnitOfWork, job_id: int, fence: int | None, result: str | None
-    ) -> Lease | None:
+    ) -> Completed | None:
         """Finish a running job within a transaction; None when it does not run."""
         done = unit.jobs.complete(job_id, fence, result)
         if done is None:
             return None
-        lease, uid = done
         unit.metadata.add_processed()
-        if lease.fence > 1:
-            unit.attempts.forget([uid])
-        return lease
+        if done.lease.fence > 1:
+            unit.attempts.forget([done.uid])
+        return done
 
     def write_all(self, unit: UnitOfWork, finished: Sequence[Job]) -> list[bool]:
         """Finish running jobs of which nothing is to be kept; tells of each whether it did run."""
@@ -66,9 +67,9 @@ class SettlementService:
             unit.attempts.forget([str(job.uid) for job in again])
         return ran
 
-    def tell(self, lease: Lease) -> None:
+    def tell(self, lease: Lease, breaker: str | None) -> None:
         """Publish that a job is done, once that is committed."""
-        self._admission.succeeded(lease)
+        self._admission.succeeded(lease, breaker)
         self._events.publish("job_completed", job_id=lease.job_id, shard_id=lease.shard_id)
 
     def cancel(self, job: object, reason: str = "called off") -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, MultipleResultsFound, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from queue_max.exceptions import ShardBusyError, ShardDamagedError, ShardError
+from queue_max.storage.ticks import Ticks
 from queue_max.storage.types import UnreadableValueError
 
 
@@ -45,6 +46,10 @@ class Database(ABC):
     @abstractmethod
     def now(self, connection: Connection) -> datetime:
         """Read the clock that leases and schedules of this database go by."""
+
+    @abstractmethod
+    def ticks(self, connection: Connection) -> Ticks:
+        """Read the clock that limits go by: it never goes back while its host runs."""
 
     @abstractmethod
     def check(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection, create_engine, text
 from queue_max.domain.clock import cut
 from queue_max.exceptions import ShardBusyError, ShardError
 from queue_max.storage.database import Database
+from queue_max.storage.ticks import Ticks, nanoseconds
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -55,6 +56,13 @@ class PostgresDatabase(Database):
         """Read the server's clock, and not the time at which the transaction began."""
         moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return cut(moment)
+
+    def ticks(self, connection: Connection) -> Ticks:
+        """Read the server's clock, which is that of all who limit something together."""
+        earliest = nanoseconds()
+        question = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint")
+        now = connection.execute(question).scalar_one()
+        return Ticks("server", now, earliest, nanoseconds())
 
     def check(self) -> Sequence[str]:
         """Leave it to the server, which has checksums of its pages."""

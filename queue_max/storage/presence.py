@@ -20,6 +20,7 @@ from pathlib import Path
 from queue_max import forking
 from queue_max.domain.job import Lease
 from queue_max.storage.bells import BELL
+from queue_max.storage.ticks import boot
 
 try:
     import fcntl
@@ -166,22 +167,14 @@ _pwrite = _pwrite_without_pause()
 
 
 def _header() -> bytes:
-    return _boot().ljust(_SLOT - 1) + b"\n"
-
-
-def _boot() -> bytes:
-    """Name the present run of the machine; empty where it has no name."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    except OSError:
-        return b""
+    return boot().ljust(_SLOT - 1) + b"\n"
 
 
 def _read_started(file: int) -> frozenset[Lease] | None:
     """Read the jobs of a file; of another run of the machine, what was written last may lack."""
     lines = os.pread(file, 64 * 1024 * 1024, 0).splitlines() or [b""]
     header, *slots = (line.strip() for line in lines)
-    if not header or header != _boot():
+    if not header or header != boot():
         return None
     try:
         return frozenset(Lease(*map(int, slot.split())) for slot in slots if slot)

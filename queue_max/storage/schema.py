@@ -127,6 +127,7 @@ Index(
     "ix_fila_concurrency_key",
     jobs.c.concurrency_key,
     jobs.c.status,
+    jobs.c.held_by,
     sqlite_where=text(
         "concurrency_key IS NOT NULL AND status IN ('pending', 'scheduled', 'processing')"
     ),
@@ -258,7 +259,7 @@ Index("ix_schedules_next_at", schedules.c.next_at)
 limits = Table(
     "limits",
     control_tables,
-    # "queue:NAME", "task:NAME" or "key:KEY"; the last part may end in * for all that begin so.
+    # "all", "queue:NAME", "task:NAME" or "key:KEY"; it may end in * for all that begin so.
     Column("scope", Text, primary_key=True),
     # What was set by hand, and goes before what the code declares; None: nothing was.
     Column("rate", Text),
@@ -273,13 +274,13 @@ buckets = Table(
     "buckets",
     control_tables,
     Column("scope", Text, primary_key=True),
-    # The window of the rate.
+    # The time of the rate.
     Column("seconds", Integer, primary_key=True, autoincrement=False),
-    # When the bucket was, or will be, empty: nanoseconds of the clock named by `boot`.
-    Column("zero_at", BigInteger, nullable=False),
-    Column("boot", Text, nullable=False),
-    # The wall clock of the last change: all that is known of another boot.
-    Column("at", UtcTime, nullable=False),
+    # In shares of a token, a whole number: as text, since it may have more than 63 bits.
+    Column("level", Text, nullable=False),
+    # Nanoseconds of the clock of that name, which ends when the host does.
+    Column("at", BigInteger, nullable=False),
+    Column("clock", Text, nullable=False),
 )
 
 breakers = Table(
@@ -293,10 +294,12 @@ breakers = Table(
     Column("generation", BigInteger, nullable=False),
     Column("changed_at", UtcTime, nullable=False),
     # From when on a probe may pass; None where it is opened by hand, until it is closed so.
-    Column("probe_at", UtcTime),
+    Column("probe_at", BigInteger),
     # The run that is the probe, as "shard-id-fence", and until when it is taken to be alive.
     Column("probe", Text),
-    Column("probe_until", UtcTime),
+    Column("probe_until", BigInteger, nullable=False),
+    # The clock of both, as that of a bucket.
+    Column("clock", Text, nullable=False),
     Column("last_error", Text),
 )
 
@@ -317,8 +320,6 @@ permits = Table(
     Column("shard_id", Integer, primary_key=True, autoincrement=False),
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     Column("fence", BigInteger, nullable=False),
-    # The identity of the process, by which others tell whether it lives.
-    Column("holder", Text),
     Column("taken_at", UtcTime, nullable=False),
 )
 

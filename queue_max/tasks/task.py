@@ -14,6 +14,8 @@ from queue_max.domain.queues import queue_name
 from queue_max.domain.retry import RetryPolicy
 from queue_max.domain.tasks import FIRST_VERSION
 from queue_max.exceptions import ConfigurationError, InvalidJobError
+from queue_max.limits.rates import Given, rates_of
+from queue_max.limits.scopes import Limit, of_task
 from queue_max.queue import Queue
 from queue_max.tasks.binding import default_queue
 from queue_max.tasks.function import Callbacks, TaskFunction, name_of
@@ -37,6 +39,7 @@ class TaskOptions:
     unique_key: str | None = None
     unique_for: float | None = None
     keep_result: float | None = None
+    concurrency_key: str | None = None
     rate_key: str | None = None
     breaker: str | None = None
 
@@ -102,6 +105,8 @@ class Task(TaskFunction[P, R]):
     ) -> None:
         super().__init__(function, name, version, callbacks)
         self.options = options
+        self.limit = Limit(of_task(name))
+        """How many of its jobs start in what time, and run at once."""
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a call for a worker to make; gives the job's handle.
@@ -148,12 +153,19 @@ class Task(TaskFunction[P, R]):
         """Give the same task with other options for its jobs, the words of `Queue.enqueue`.
 
         They are priority, max_retries, retry_delay, retry, timeout, pagina_id, unique_key,
-        unique_for, keep_result, rate_key, breaker and queue.
+        unique_for, keep_result, concurrency_key, rate_key, breaker and queue.
         """
         return self._like(self.options.changed(options))
 
     def _like(self, options: TaskOptions) -> Self:
         return type(self)(self._function, self.task_name, self.version, options, self._callbacks)
+
+    def limited(self, rate: Given, concurrency: int | None) -> Self:
+        """Let so many of its jobs start in what time, and run at once; gives itself."""
+        if concurrency is not None:
+            checks.whole("concurrency", concurrency, at_least=1)
+        self.limit = Limit(self.limit.scope, rates_of(rate) or None, concurrency)
+        return self
 
     def get_queue(self) -> Queue:
         """Give the queue its jobs go to: its own, or the default one."""
@@ -231,7 +243,7 @@ def task(
     queue: Queue | str | None = None,
     priority: int = 0,
     max_retries: int | None = None,
-    rate_limit: None = None,
+    rate_limit: Given = None,
     timeout: float | None = None,
     retry_delay: int = DEFAULT_RETRY_DELAY,
     on_success: Callable[..., object] | None = None,
@@ -247,7 +259,7 @@ def task(  # noqa: PLR0913 - the contract's
     queue: Any = None,
     priority: int = 0,
     max_retries: int | None = None,
-    rate_limit: float | None = None,
+    rate_limit: Given = None,
     timeout: float | None = None,
     retry_delay: int = DEFAULT_RETRY_DELAY,
     on_success: Callable[..., object] | None = None,
@@ -265,8 +277,11 @@ def task(  # noqa: PLR0913 - the contract's
     - `queue`: where its jobs go, a Queue, or the name of one in the default one; None for that,
       opened when it is first used.
     - `priority`, `max_retries`, `retry_delay`, `timeout`: as for `Queue.enqueue`; so are, by
-      keyword, `retry`, `pagina_id`, `unique_key`, `unique_for`, `keep_result`, `rate_key` and
-      `breaker`.
+      keyword, `retry`, `pagina_id`, `unique_key`, `unique_for`, `keep_result`, `concurrency_key`,
+      `rate_key` and `breaker`.
+    - `rate_limit`: how many of its jobs start in what time, over all processes: "10/s", several
+      such as "10/s, 1000/d", or a number for a minute. `concurrency`, by keyword: how many of them
+      run at once. `queue.limits` can set others.
     - `on_success(result, task_name=...)` is called when a call is done, here or in a worker, and
       `on_failure(error, task_name=...)` when it has failed for good.
     - `version`: raised when arguments change in a way that jobs of before do not fit. The old
@@ -294,22 +309,18 @@ def task(  # noqa: PLR0913 - the contract's
     return decorate if function is None else decorate(function)
 
 
-def decorator(
+def decorator(  # noqa: PLR0913 - the further arguments of `task`
     make: Callable[..., Task[..., Any]],
     *,
     name: str | None = None,
     version: int = FIRST_VERSION,
-    rate_limit: float | None = None,
+    rate_limit: Given = None,
     on_success: Callable[..., object] | None = None,
     on_failure: Callable[..., object] | None = None,
+    concurrency: int | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Give a decorator that has tasks made; the further arguments are those of `task`."""
-    if rate_limit is not None:
-        raise ConfigurationError(
-            f"rate_limit={checks.shown(rate_limit)}: a task has no limit of its own; give its "
-            "queue one"
-        )
     checks.whole("version", version, at_least=1)
     if name is not None and not _is_name(name):
         raise ConfigurationError(
@@ -319,7 +330,7 @@ def decorator(
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         made = make(function, name or name_of(function), version, given, callbacks)
-        tasks.add(made)
+        tasks.add(made.limited(rate_limit, concurrency))
         return cast("Task[P, R]", made)
 
     return decorate

@@ -10,7 +10,7 @@ from queue_max.assembly import Services
 from queue_max.domain.failures import Failure, is_retryable_error
 from queue_max.domain.job import Job, JobResult, Lease
 from queue_max.domain.payload import result_to_json
-from queue_max.domain.retry import Bury, TryAgain
+from queue_max.domain.retry import Bury, TryAgain, is_failure
 from queue_max.exceptions import JobFailedError
 from queue_max.repositories.unit_of_work import UnitOfWork
 from queue_max.services.exchange import Ended
@@ -100,6 +100,7 @@ class _Outcome(Ended):
                 self._tell()
             else:
                 self._account.lost += 1
+                self._lose()
                 logger.warning(
                     "outcome of job %s dropped: it was cancelled, or is run by another",
                     self.job.key,
@@ -109,6 +110,9 @@ class _Outcome(Ended):
 
     def _tell(self) -> None:
         raise NotImplementedError
+
+    def _lose(self) -> None:
+        self._account.services.admission.handed_back(self.lease)
 
 
 class _Done(_Outcome):
@@ -127,7 +131,7 @@ class _Done(_Outcome):
     def _tell(self) -> None:
         account = self._account
         account.processed += 1
-        account.services.settlement.tell(self.lease)
+        account.services.settlement.tell(self.lease, self.job.breaker)
         if task := account.repertoire.task_of(self.job):
             account.guard(lambda: task.succeeded(self._result))
         if account.on_job_complete is not None:
@@ -142,9 +146,16 @@ class _Failed(_Outcome):
         self._error = error
         self._failure = Failure.of(error)
         self._verdict = account.services.retry.judge(job, error)
+        if is_failure(self._verdict):
+            account.services.admission.fails(job, error)
 
     def write(self, unit: UnitOfWork) -> bool:
         return self._account.services.retry.write(unit, self.job, self._failure, self._verdict)
+
+    def _lose(self) -> None:
+        if is_failure(self._verdict):
+            self._account.services.admission.lost(self.job, self._error)
+        super()._lose()
 
     def _tell(self) -> None:
         account, job = self._account, self.job

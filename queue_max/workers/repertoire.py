@@ -2,13 +2,14 @@
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from queue_max import checks
 from queue_max.domain.job import Job
 from queue_max.domain.tasks import gate_of, gate_of_job
 from queue_max.exceptions import ConfigurationError
+from queue_max.limits.scopes import Limit
 from queue_max.queue import Queue
 from queue_max.workers.running import RunningJob
 
@@ -49,6 +50,10 @@ class TaskFunction(Protocol):
     @property
     def queue_name(self) -> str:
         """Which of the named queues its jobs go to."""
+
+    @property
+    def limit(self) -> Limit:
+        """How many of its jobs start in what time, and run at once."""
 
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue, if it has one."""
@@ -94,8 +99,14 @@ class TaskRegistry:
         """Name the queues their jobs go to."""
         return sorted({task.queue_name for task in list(self._tasks.values())})
 
+    def limits(self) -> Sequence[Limit]:
+        """Give what each is limited to; of several versions, what the newest is."""
+        by_version = sorted(self._tasks.values(), key=lambda task: task.version)
+        return list({task.task_name: task.limit for task in by_version}.values())
+
     def declare(self, queue: Queue) -> None:
-        """Let those that have a schedule store it in a queue."""
+        """Let their limits be stored in a queue, and the schedules of those that have one."""
+        queue.limits.declare(self.limits())
         for task in list(self._tasks.values()):
             task.declare(queue)
 

@@ -12,9 +12,11 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from queue_max import forking
+from queue_max.domain.queues import QueueChoice
 from queue_max.exceptions import QueueClosedError, QueueError, ShardError
 from queue_max.queue import Queue
 from queue_max.repeater import Repeater
+from queue_max.repositories.workers import Crew
 from queue_max.services.dispatcher import Dispatcher
 from queue_max.storage import bells
 from queue_max.storage.bells import Bell
@@ -32,8 +34,8 @@ HEAR_FOR = 60.0
 BETWEEN_RINGS = 0.002
 """Seconds for which rings are gathered: a busy process is not to spend its time on hearing them."""
 
-HELD_EVERY = 5.0
-"""Seconds between two looks for jobs that were set aside, and can be run by now."""
+HELD_EVERY = 0.5
+"""Seconds between two looks for jobs that were set aside, and may run by now."""
 
 DECLARE_EVERY = 1.0
 """Seconds between two tries to store the schedules of tasks."""
@@ -60,6 +62,9 @@ class Member(Employer, Protocol):
     def places(self) -> int:
         """How many jobs it runs at once."""
 
+    def chosen_queues(self) -> QueueChoice:
+        """Tell which queues it takes jobs from."""
+
 
 class Upkeep:
     """Background loops, shared by all workers of a queue while at least one runs."""
@@ -68,7 +73,7 @@ class Upkeep:
         self._queue = weakref.ref(queue)
         self._services = queue.services
         self.overseer = Overseer(queue.services.leases)
-        self._workers = 0
+        self._crew: list[Member] = []
         self._loops: list[Repeater] = []
         self._threads: list[threading.Thread] = []
         self._tended: set[Dispatcher] = set()
@@ -84,11 +89,12 @@ class Upkeep:
 
     def join(self, worker: Member) -> None:
         """Note that a worker begins."""
+        self._services.controls.declare(limit for limit in tasks.limits() if limit.says_something)
         with _lock:
             worker.dispatcher.join(worker.repertoire, worker.places)
-            self._workers += 1
+            self._crew.append(worker)
             self.overseer.watch(worker)
-            if self._workers == 1:
+            if len(self._crew) == 1:
                 self._start()
             if worker.dispatcher not in self._tended:
                 self._tended.add(worker.dispatcher)
@@ -98,9 +104,9 @@ class Upkeep:
         """Note that a worker has ended."""
         with _lock:
             worker.dispatcher.leave(worker.repertoire, worker.places)
-            self._workers -= 1
+            self._crew.remove(worker)
             self.overseer.forget(worker)
-            if self._workers:
+            if self._crew:
                 return
             loops, threads, bell = self._loops, self._threads, self._bell
             self._stopping.set()
@@ -110,6 +116,7 @@ class Upkeep:
                 bell.ring()
             # Within the lock: a worker that begins just now is to keep its new identity.
             self._let_go()
+            self._sign_off()
             self._services.presence.vanish()
         for loop in loops:
             loop.stop()
@@ -128,7 +135,7 @@ class Upkeep:
     def _forget(self) -> None:
         """Begin without workers, in a child of fork: they run in the parent."""
         self.overseer = Overseer(self._services.leases)
-        self._workers = 0
+        self._crew = []
         self._loops = []
         self._threads = []
         self._tended = set()
@@ -136,9 +143,33 @@ class Upkeep:
 
     def _tidy(self) -> None:
         self._services.retention.tidy()
+        self._services.limits.balance_keys()
+
+    def _renew(self) -> None:
+        self._services.leases.renew()
+        self._services.breakers.renew()
+        self._sign()
+
+    def _sign(self) -> None:
+        """Let others see which jobs this process takes."""
+        identity = self._services.presence.identity
+        with _lock:
+            crew = list(self._crew)
+        if identity is None or not crew:
+            return
+        queues = sorted({name for each in crew for name in each.chosen_queues().names})
+        abilities = sorted({gate for each in crew for gate in each.repertoire.gates()})
+        places = sum(each.places for each in crew)
+        self._services.roster.sign(Crew(identity, queues, abilities, places))
+
+    def _sign_off(self) -> None:
+        identity = self._services.presence.identity
+        if identity is not None:
+            with suppress(QueueClosedError):
+                self._services.roster.leave(identity)
 
     def _release_held(self) -> None:
-        """Let jobs run that were set aside because nobody knew their tasks, where one does now."""
+        """Let jobs run that were set aside, where nothing holds them any more."""
         for shard_id in self._services.store.shard_ids:
             with suppress(ShardError):  # another try follows
                 while self._services.dispatchers.release_held(shard_id):
@@ -159,7 +190,8 @@ class Upkeep:
             Repeater(
                 "queue-max-heartbeat",
                 heartbeat_ms / 1000,
-                self._services.leases.renew,
+                self._renew,
+                at_once=True,
             ),
             Repeater(
                 "queue-max-recovery",
@@ -191,22 +223,24 @@ class Upkeep:
             yield "queue-max-hearing", self._hear, self._bell
 
     def _tend_schedules(self, stopping: threading.Event) -> None:
-        """See to all schedules, those first that tasks of this process have declared."""
+        """See to all schedules; first store what the tasks of this process declare."""
         while not self._declare() and not stopping.wait(DECLARE_EVERY):
             continue
         self._services.schedules.tend(stopping)
 
     def _declare(self) -> bool:
-        """Store the schedules of tasks; False when that is worth another try."""
+        """Store limits and schedules of tasks; False when that is worth another try."""
         if (queue := self._queue()) is None:
             return True
         try:
             tasks.declare(queue)
         except ShardError as error:
-            logger.warning("schedules of tasks were not declared, another try follows: %s", error)
+            logger.warning(
+                "limits and schedules of tasks were not declared, another try follows: %s", error
+            )
             return False
         except QueueError as error:
-            logger.error("schedules of tasks were not declared: %s", error)
+            logger.error("limits and schedules of tasks were not declared: %s", error)
         return True
 
     def _hear(self, stopping: threading.Event, bell: Bell) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_max.limits.rates import NANOSECONDS, Rate, Rates, lags
-from queue_max.limits.token_bucket import TokenBucket
+from queue_max.limits.rates import NANOSECONDS, Rate, Rates
+from queue_max.limits.token_bucket import TokenBucket, lag_of, reserve
 
 SECOND = NANOSECONDS
 
@@ -30,21 +30,17 @@ steps = st.lists(
 
 def take_and_use(rates: Rates, steps: list[tuple[int, int, list[float]]]) -> list[int]:
     """Take tokens as those do who share the buckets; gives the times of their use."""
-    usable, ahead = lags(rates)
-    lag = usable + ahead if len(rates) > 1 else usable
-    buckets = {rate: TokenBucket.full(rate, 0, lag) for rate in rates}
+    lag = lag_of(rates)
+    buckets = [(rate, TokenBucket.full(rate, 0, lag)) for rate in rates]
     used = []
     now = 0
     for passed, asked, moments in steps:
         now += passed
-        for rate, bucket in buckets.items():
+        for rate, bucket in buckets:
             bucket.fill(rate, now, lag)
-        tokens = min(asked, *(each.available(rate, ahead) for rate, each in buckets.items()))
-        for number in range(1, tokens + 1):
-            due = max(each.due_in(rate, number) for rate, each in buckets.items())
-            used.append(now + due + int(moments[number - 1] * usable))
-        for rate, bucket in buckets.items():
-            bucket.take(rate, tokens)
+        reservation = reserve(buckets, asked)
+        for due, moment in zip(reservation.dues, moments, strict=False):
+            used.append(now + due + int(moment * reservation.usable))
     return sorted(used)
 
 

@@ -17,16 +17,20 @@ from queue_max.domain.events import EVENTS, Events
 from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
-from queue_max.limits.circuit_breaker import CircuitBreaker
-from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.limits.breaker import Terms
+from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breakers import Breakers
+from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
+from queue_max.services.permits import Permits
+from queue_max.services.rate_limits import RateLimits
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
@@ -67,7 +71,15 @@ class World:
         self.told: Counter[str] = Counter()
         for name in EVENTS:
             events.on(name, partial(self._note, name))
-        admission = Admission(RateLimiter(math.inf), CircuitBreaker(math.inf, 60.0))
+        path = Path(shutil.copy(migrated / "control.db", folder))
+        self.control = control = Control(SqliteDatabase(path, None, options), clock=self.wall)
+        controls = Controls(control)
+        admission = Admission(
+            controls,
+            RateLimits(control, controls),
+            Breakers(control, controls, events, Terms(math.inf, 60.0), 30.0),
+            Permits(control, controls, store),
+        )
         alarm = BacklogAlarm(store, events, 1_000)
         self.intake = IntakeService(
             store, events, alarm, Room(folder), lambda _shard_id: None, rng, MAX_RETRIES
@@ -94,6 +106,7 @@ class World:
 
     def close(self) -> None:
         self.store.close()
+        self.control.close()
         for file in self._files:
             file.close()
         shutil.rmtree(self.folder)

@@ -356,14 +356,18 @@ def test_a_completed_job_is_gone_and_its_lease_and_uid_are_named(
 ) -> None:
     job = start()
     with store.writing(0) as unit:
-        assert unit.jobs.complete(job.id, job.fence) == (Lease(0, job.id, job.fence), job.uid)
+        assert unit.jobs.complete(job.id, job.fence) == (
+            Lease(0, job.id, job.fence),
+            job.uid,
+            None,
+        )
     assert find(job.id) is None
 
 
 def test_without_a_fence_whatever_runs_is_completed(store: Store, start: Start, find: Find) -> None:
     job = start()
     with store.writing(0) as unit:
-        assert unit.jobs.complete(job.id, None) == (job.lease, job.uid)
+        assert unit.jobs.complete(job.id, None) == (job.lease, job.uid, None)
     assert find(job.id) is None
 
 

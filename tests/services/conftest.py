@@ -21,17 +21,23 @@ from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
 from queue_max.domain.leases import LeaseWatch
 from queue_max.domain.retention import DaysKept
 from queue_max.domain.retry import RetryPolicy
-from queue_max.limits.circuit_breaker import CircuitBreaker
-from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.limits.breaker import Terms
+from queue_max.limits.rates import rates_of
 from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breakers import Breakers
+from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
+from queue_max.services.limits import LimitService
+from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
+from queue_max.services.permits import Permits
+from queue_max.services.rate_limits import RateLimits
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
@@ -108,8 +114,8 @@ def shards(shard_files: list[Path], busy_timeout_ms: int) -> list[SqliteDatabase
 
 
 @pytest.fixture
-def store(shards: list[SqliteDatabase], clock: FakeClock) -> Iterator[Store]:
-    store = Store(shards, clock)
+def store(shards: list[SqliteDatabase], clock: FakeClock, controls: Controls) -> Iterator[Store]:
+    store = Store(shards, clock, controls.places_of_key)
     yield store
     store.close()
 
@@ -195,19 +201,71 @@ def told(events: Events) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.fixture
-def limiter(rate_limit: float, clock: FakeClock) -> RateLimiter:
-    """Who waits for a token moves the clock on."""
-    return RateLimiter(rate_limit, clock=lambda: clock.now.timestamp(), sleep=clock.advance)
+def ticks(clock: FakeClock) -> Callable[[], int]:
+    """The clock that limits go by, which is that of the control database."""
+    return lambda: round(clock.now.timestamp() * 1_000) * 1_000_000
 
 
 @pytest.fixture
-def breaker(failure_threshold: float, clock: FakeClock) -> CircuitBreaker:
-    return CircuitBreaker(failure_threshold, 60.0, clock=lambda: clock.now.timestamp())
+def controls(control: Control, clock: FakeClock) -> Controls:
+    return Controls(control, clock=lambda: clock.now.timestamp())
 
 
 @pytest.fixture
-def admission(limiter: RateLimiter, breaker: CircuitBreaker) -> Admission:
-    return Admission(limiter, breaker)
+def rates(
+    control: Control,
+    controls: Controls,
+    rate_limit: float,
+    ticks: Callable[[], int],
+    clock: FakeClock,
+) -> RateLimits:
+    """Who waits for a token moves the clock on, by whole milliseconds."""
+
+    def sleep(seconds: float) -> None:
+        clock.advance(math.ceil(seconds * 1_000) / 1_000)
+
+    return RateLimits(control, controls, rates_of(rate_limit), clock=ticks, sleep=sleep)
+
+
+@pytest.fixture
+def breakers(
+    control: Control,
+    controls: Controls,
+    events: Events,
+    failure_threshold: float,
+    ticks: Callable[[], int],
+) -> Breakers:
+    terms = Terms(failure_threshold, 60.0)
+    return Breakers(control, controls, events, terms, LEASE_TIME.total_seconds(), clock=ticks)
+
+
+@pytest.fixture
+def permits(control: Control, controls: Controls, store: Store, clock: FakeClock) -> Permits:
+    return Permits(control, controls, store, clock=lambda: clock.now.timestamp())
+
+
+@pytest.fixture
+def limits(
+    control: Control, controls: Controls, store: Store, rates: RateLimits, permits: Permits
+) -> LimitService:
+    return LimitService(control, controls, store, rates, permits)
+
+
+@pytest.fixture
+def limiter(rates: RateLimits, limits: LimitService) -> QueueRateLimiter:
+    return QueueRateLimiter(rates, limits)
+
+
+@pytest.fixture
+def breaker(breakers: Breakers) -> QueueCircuitBreaker:
+    return QueueCircuitBreaker(breakers)
+
+
+@pytest.fixture
+def admission(
+    controls: Controls, rates: RateLimits, breakers: Breakers, permits: Permits
+) -> Admission:
+    return Admission(controls, rates, breakers, permits)
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 from support.clock import FakeClock
 
-from queue_max.domain.job import DEFAULT_QUEUE, Job, Lease
+from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.exceptions import LeaseLostError, Permanent
-from queue_max.limits.circuit_breaker import CircuitBreaker, CircuitState
-from queue_max.limits.rate_limiter import RateLimiter
+from queue_max.limits.breaker import Breaker
+from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.services import dispatch as dispatch_module
-from queue_max.services.admission import Admission, Permit
+from queue_max.services.admission import Admission, Refusal
+from queue_max.services.breakers import Breakers
 from queue_max.services.dispatch import DispatchService
+from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
@@ -46,58 +49,74 @@ def trip(dispatch: DispatchService, retry: RetryService, add: Add) -> Callable[[
     return trip
 
 
+def a_job(number: int = 1, **facts: Any) -> Job:
+    """A job that was claimed."""
+    return Job(id=number, payload={}, fence=1, **facts)
+
+
 # Tokens
 
 
-@pytest.mark.parametrize("rate_limit", [2])
-def test_a_job_is_admitted_for_a_token(admission: Admission, limiter: RateLimiter) -> None:
-    permits = [admission.admit(0) for _ in range(3)]
-    assert permits == [Permit(is_probe=False), Permit(is_probe=False), None]
-    admission.withdraw(Permit(is_probe=False))
-    assert limiter.get_remaining_tokens() == 1
-    assert admission.admit(0)
+@pytest.mark.parametrize("rate_limit", [1])
+def test_a_job_is_admitted_for_a_token(admission: Admission) -> None:
+    assert admission.admit(a_job(1)) is None
+    assert admission.admit(a_job(2)) == Refusal(None, pytest.approx(60))
 
 
 @pytest.mark.parametrize("rate_limit", [2])
 def test_no_token_is_taken_while_the_circuit_is_open(
-    admission: Admission, limiter: RateLimiter, breaker: CircuitBreaker
+    admission: Admission, limiter: QueueRateLimiter, breaker: QueueCircuitBreaker
 ) -> None:
     for _ in range(3):
         breaker.record_failure()
-    assert admission.admit(30) is None
+    assert admission.admit(a_job()) == Refusal(None, 60)
     assert limiter.get_remaining_tokens() == 2
 
 
 @pytest.mark.parametrize("rate_limit", [1])
 def test_who_gets_no_token_gives_the_pass_of_the_circuit_back(
-    admission: Admission, limiter: RateLimiter, breaker: CircuitBreaker, clock: FakeClock
+    admission: Admission, limiter: QueueRateLimiter, breaker: QueueCircuitBreaker, clock: FakeClock
 ) -> None:
     for _ in range(3):
         breaker.record_failure()
     clock.advance(60)
     limiter.acquire()
-    assert admission.admit(0) is None
+    assert admission.admit(a_job())
     assert breaker.probe_in_flight is False
 
 
-@pytest.mark.parametrize("rate_limit", [2])
+@pytest.mark.parametrize("rate_limit", [1])
+def test_who_may_not_pass_as_a_probe_gives_its_token_back(
+    admission: Admission, limiter: QueueRateLimiter, breakers: Breakers
+) -> None:
+    breakers.open("stripe", 0.001)
+    breakers._controls.put(breakers.get("stripe").probed("another", 0, 0) or Breaker("stripe"))
+    assert admission.admit(a_job(breaker="stripe"))
+    assert limiter.get_remaining_tokens() == 1
+
+
+@pytest.mark.parametrize("rate_limit", [1])
 def test_the_wait_is_that_of_the_stricter_limit(
-    admission: Admission, breaker: CircuitBreaker
+    admission: Admission, breaker: QueueCircuitBreaker
 ) -> None:
     assert admission.wait(DEFAULT_QUEUE) == 0
-    admission.admit(0)
-    admission.admit(0)
-    assert admission.wait(DEFAULT_QUEUE) == pytest.approx(30)
+    admission.admit(a_job())
+    assert admission.wait(DEFAULT_QUEUE) == pytest.approx(60)
+
+
+def test_an_open_circuit_is_looked_at_again_soon_since_it_may_be_closed_by_hand(
+    admission: Admission, breaker: QueueCircuitBreaker
+) -> None:
     for _ in range(3):
         breaker.record_failure()
-    assert admission.wait(DEFAULT_QUEUE) == pytest.approx(60)
+    assert 0 < admission.wait(DEFAULT_QUEUE) <= 0.25
 
 
 # What counts as a failure
 
 
 def test_failures_in_a_row_open_the_circuit(
-    trip: Callable[[], None], breaker: CircuitBreaker
+    trip: Callable[[], None], breaker: QueueCircuitBreaker
 ) -> None:
     trip()
     assert breaker.state is OPEN
@@ -111,7 +130,7 @@ def test_every_failure_counts_a_permanent_one_too(
     dispatch: DispatchService,
     retry: RetryService,
     add: Add,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     error: Exception | str,
     permanent: bool,
 ) -> None:
@@ -129,7 +148,7 @@ def test_what_is_the_jobs_own_fault_does_not_count(
     dispatch: DispatchService,
     retry: RetryService,
     add: Add,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     error: Exception,
     permanent: bool,
 ) -> None:
@@ -141,7 +160,7 @@ def test_what_is_the_jobs_own_fault_does_not_count(
 
 
 def test_the_jobs_own_fault_forgives_no_failure_either(
-    dispatch: DispatchService, retry: RetryService, add: Add, breaker: CircuitBreaker
+    dispatch: DispatchService, retry: RetryService, add: Add, breaker: QueueCircuitBreaker
 ) -> None:
     add(3)
     for error in ("down", HttpError(404), "down"):
@@ -154,7 +173,7 @@ def test_an_outcome_that_was_not_stored_does_not_count(
     retry: RetryService,
     settlement: SettlementService,
     add: Add,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     add()
     job = started(dispatch)
@@ -186,7 +205,7 @@ def test_exactly_one_job_probes(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     trip()
     add(5)
@@ -202,7 +221,7 @@ def test_empty_polls_do_not_use_the_probe_up(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     trip()
     clock.advance(61)
@@ -221,7 +240,7 @@ def test_a_probe_that_could_not_be_claimed_after_all_is_left_to_the_next(
     add: Add,
     locked: Callable[[int], AbstractContextManager[None]],
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatch_module, "BUSY_SHARD_WAIT", 0.02)
@@ -241,7 +260,7 @@ def test_a_probe_that_works_closes_the_circuit_and_one_that_fails_opens_it_anew(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     trip()
     add(3)
@@ -262,7 +281,7 @@ def test_jobs_begun_before_the_circuit_opened_say_nothing_while_it_is_not_closed
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     add(6)
     early = [started(dispatch) for _ in range(6)]
@@ -293,7 +312,7 @@ def test_a_probe_that_says_nothing_is_followed_by_another_at_once(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     how: str,
 ) -> None:
     trip()
@@ -319,7 +338,7 @@ def test_a_probe_that_is_lost_is_followed_by_another_in_time(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     recovered: bool,
 ) -> None:
     trip()
@@ -337,21 +356,44 @@ def test_a_probe_that_is_lost_is_followed_by_another_in_time(
     assert breaker.state is CLOSED
 
 
-def test_a_probe_that_takes_longer_than_the_circuit_waits_still_closes_it(
+def test_a_probe_that_takes_longer_than_its_lease_stays_the_only_one_while_it_is_renewed(
+    dispatch: DispatchService,
+    settlement: SettlementService,
+    breakers: Breakers,
+    trip: Callable[[], None],
+    add: Add,
+    clock: FakeClock,
+    breaker: QueueCircuitBreaker,
+) -> None:
+    trip()
+    add(4)
+    clock.advance(60)
+    slow = started(dispatch)
+    for _ in range(10):
+        clock.advance(20)
+        breakers.renew()
+    assert dispatch.claim("worker-1") is None
+    settlement.complete(slow.id, 0)
+    assert breaker.state is CLOSED
+
+
+def test_a_probe_that_was_given_up_says_nothing_any_more(
     dispatch: DispatchService,
     settlement: SettlementService,
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     trip()
     add(4)
     clock.advance(60)
     slow = started(dispatch)
     clock.advance(60)
-    assert started(dispatch)
+    probe = started(dispatch)
     settlement.complete(slow.id, 0)
+    assert breaker.state is HALF_OPEN
+    settlement.complete(probe.id, 0)
     assert breaker.state is CLOSED
 
 
@@ -362,7 +404,7 @@ def test_a_probe_of_an_earlier_opening_says_nothing_about_this_one(
     trip: Callable[[], None],
     add: Add,
     clock: FakeClock,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
 ) -> None:
     trip()
     add(5)
@@ -375,41 +417,3 @@ def test_a_probe_of_an_earlier_opening_says_nothing_about_this_one(
     assert started(dispatch)
     settlement.complete(slow.id, 0)
     assert breaker.state is HALF_OPEN
-
-
-def test_a_job_that_was_admitted_before_the_circuit_opened_is_no_probe(
-    admission: Admission,
-    breaker: CircuitBreaker,
-    clock: FakeClock,
-) -> None:
-    early, probe = Lease(0, 1, 1), Lease(0, 2, 1)
-    slow = admission.admit(0)
-    assert slow
-    for _ in range(3):
-        breaker.record_failure()
-    clock.advance(60)
-    permit = admission.admit(0)
-    assert permit
-    admission.started(probe, permit)
-    admission.started(early, slow)
-    admission.succeeded(early)
-    assert breaker.state is HALF_OPEN
-    admission.succeeded(probe)
-    assert breaker.state is CLOSED
-
-
-def test_to_withdraw_what_was_admitted_before_the_circuit_opened_lets_no_second_probe_go(
-    admission: Admission,
-    breaker: CircuitBreaker,
-    clock: FakeClock,
-) -> None:
-    slow = admission.admit(0)
-    assert slow
-    for _ in range(3):
-        breaker.record_failure()
-    clock.advance(60)
-    permit = admission.admit(0)
-    assert permit
-    admission.started(Lease(0, 2, 1), permit)
-    admission.withdraw(slow)
-    assert admission.admit(0) is None

@@ -15,13 +15,13 @@ from queue_max.domain.clock import to_text
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus
 from queue_max.exceptions import ShardDamagedError, ShardError
-from queue_max.limits.circuit_breaker import CircuitBreaker
-from queue_max.limits.rate_limiter import RateLimiter
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services import dispatch as dispatch_module
+from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.inspection import InspectionService
+from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 Add = Callable[..., list[int]]
@@ -155,14 +155,15 @@ def test_an_idle_claim_takes_no_write_lock(
     statements.clear()
     assert dispatch.claim("worker-1") is None
     assert not [sql for sql in statements if "IMMEDIATE" in sql]
-    assert {sql.split()[0] for sql in statements} == {"BEGIN", "SELECT"}
-    assert len(statements) == 6
+    assert {sql.split()[0] for sql in statements} == {"BEGIN", "SELECT", "WITH"}
+    assert len(statements) == 9
 
 
 @three_shards
 def test_a_claim_looks_no_further_than_the_first_shard_that_serves(
-    dispatch: DispatchService, add: Add, statements: list[str]
+    dispatch: DispatchService, add: Add, statements: list[str], controls: Controls
 ) -> None:
+    controls.now()
     for shard_id in range(3):
         add(shard_id=shard_id)
     statements.clear()
@@ -176,7 +177,7 @@ def test_a_claim_looks_no_further_than_the_first_shard_that_serves(
 
 @limited
 def test_a_token_is_taken_for_each_job(
-    dispatch: DispatchService, add: Add, limiter: RateLimiter
+    dispatch: DispatchService, add: Add, limiter: QueueRateLimiter
 ) -> None:
     add(5)
     for _ in range(3):
@@ -185,7 +186,7 @@ def test_a_token_is_taken_for_each_job(
 
 
 @limited
-def test_an_empty_poll_takes_no_token(dispatch: DispatchService, limiter: RateLimiter) -> None:
+def test_an_empty_poll_takes_no_token(dispatch: DispatchService, limiter: QueueRateLimiter) -> None:
     for _ in range(100):
         assert dispatch.claim("worker-1", patience=5.0) is None
     assert limiter.get_remaining_tokens() == 60
@@ -195,7 +196,7 @@ def test_an_empty_poll_takes_no_token(dispatch: DispatchService, limiter: RateLi
 @limited
 @short_wait
 def test_a_job_that_could_not_be_claimed_after_all_costs_no_token(
-    dispatch: DispatchService, add: Add, locked: Locked, limiter: RateLimiter
+    dispatch: DispatchService, add: Add, locked: Locked, limiter: QueueRateLimiter
 ) -> None:
     add()
     with locked(0):
@@ -207,30 +208,34 @@ def test_a_job_that_could_not_be_claimed_after_all_costs_no_token(
 
 @pytest.mark.parametrize("rate_limit", [2])
 def test_without_a_token_no_job_starts(
-    dispatch: DispatchService, add: Add, inspection: InspectionService
+    dispatch: DispatchService, add: Add, inspection: InspectionService, clock: FakeClock
 ) -> None:
     add(5)
-    claimed = [dispatch.claim("worker-1") for _ in range(5)]
+    claimed = []
+    for _ in range(5):
+        claimed.append(dispatch.claim("worker-1"))
+        clock.advance(0.1)
     assert [job is not None for job in claimed] == [True, True, False, False, False]
     assert inspection.counts().pending == 3
 
 
 @pytest.mark.parametrize("rate_limit", [2])
-@pytest.mark.parametrize(("patience", "starts"), [(29.9, False), (30.0, True)])
+@pytest.mark.parametrize(("patience", "starts"), [(29.8, False), (30.0, True)])
 def test_a_patient_caller_waits_for_a_token_as_long_as_it_takes(
     dispatch: DispatchService, add: Add, clock: FakeClock, patience: float, starts: bool
 ) -> None:
     add(3)
-    dispatch.claim("worker-1")
-    dispatch.claim("worker-1")
     before = clock.now
+    dispatch.claim("worker-1", 0.1)
+    dispatch.claim("worker-1", 0.1)
     assert (dispatch.claim("worker-1", patience) is not None) is starts
-    assert (clock.now - before).total_seconds() == (30.0 if starts else 0.0)
+    # The last token of a full bucket comes a tenth of a second later.
+    assert (clock.now - before).total_seconds() == (30.1 if starts else 0.1)
 
 
 @pytest.mark.parametrize("failure_threshold", [1])
 def test_while_the_circuit_is_open_no_job_starts_and_no_token_is_taken(
-    dispatch: DispatchService, add: Add, breaker: CircuitBreaker, statements: list[str]
+    dispatch: DispatchService, add: Add, breaker: QueueCircuitBreaker, statements: list[str]
 ) -> None:
     add()
     breaker.record_failure()
@@ -410,7 +415,7 @@ def test_when_no_shard_can_be_written_the_caller_is_told_and_no_token_is_gone(
     dispatch: DispatchService,
     add: Add,
     unwritable: Callable[[int], None],
-    limiter: RateLimiter,
+    limiter: QueueRateLimiter,
 ) -> None:
     add()
     unwritable(0)

@@ -11,12 +11,12 @@ from queue_max.domain.events import Events
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.retry import Bury, CallOff, RetryPolicy, TryAgain
 from queue_max.exceptions import Cancel, LeaseLostError, Snooze
-from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.inspection import InspectionService
+from queue_max.services.of_the_queue import QueueCircuitBreaker
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
 
@@ -71,7 +71,7 @@ def test_a_stored_policy_that_cannot_be_read_is_logged_and_has_no_say(
 def test_a_snooze_is_neither_an_attempt_nor_a_failure(
     retry: RetryService,
     store: Store,
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     start: Start,
     find: Find,
     told: Told,

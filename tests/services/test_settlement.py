@@ -7,10 +7,10 @@ from support.clock import FakeClock
 from queue_max.domain.events import Events
 from queue_max.domain.job import Job
 from queue_max.exceptions import LeaseLostError, ShardNotFoundError
-from queue_max.limits.circuit_breaker import CircuitBreaker
 from queue_max.repositories.shard_metadata import Totals
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.inspection import InspectionService
+from queue_max.services.of_the_queue import QueueCircuitBreaker
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.settlement import SettlementService
 
@@ -78,7 +78,7 @@ def test_completing_what_does_not_run_changes_nothing(
     settlement: SettlementService,
     inspection: InspectionService,
     add: Callable[..., list[int]],
-    breaker: CircuitBreaker,
+    breaker: QueueCircuitBreaker,
     told: Told,
 ) -> None:
     [waiting] = add()
@@ -156,7 +156,7 @@ def test_a_shard_that_does_not_exist_is_an_error(settlement: SettlementService) 
 
 @pytest.mark.parametrize("failure_threshold", [3])
 def test_a_job_that_is_done_forgives_the_failures_before_it(
-    settlement: SettlementService, start: Start, breaker: CircuitBreaker
+    settlement: SettlementService, start: Start, breaker: QueueCircuitBreaker
 ) -> None:
     breaker.record_failure()
     settlement.complete(start().id, 0)

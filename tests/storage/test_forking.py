@@ -131,8 +131,8 @@ from queue_max.workers import upkeep
 queue = Queue(data_dir=sys.argv[1], shards=1, durability="normal")
 queue.enqueue({"by": "parent"})
 services = queue.services
-owners = (services.limiter, services.breaker, services.leases, services.admission,
-          services.intake._alarm)
+owners = (services.breakers, services.limits._rates, services.limits._permits,
+          services.controls, services.leases, services.intake._alarm)
 locks = [each._lock for each in owners] + [directory._preparing, upkeep._lock]
 ready, done = threading.Barrier(2), threading.Event()
 def hold():

@@ -1,0 +1,307 @@
+"""Rate limits that hold over all processes: tokens, reserved in blocks and used at once."""
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from queue_max import forking
+from queue_max.exceptions import ShardError
+from queue_max.limits.rates import NANOSECONDS, Rates, lags
+from queue_max.limits.scopes import ALL
+from queue_max.limits.token_bucket import Reservation, lag_of
+from queue_max.repositories.control import Control
+from queue_max.services.controls import Controls
+from queue_max.storage.ticks import Ticks, nanoseconds
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BLOCK = 512
+"""Tokens that are reserved at once, at most."""
+
+AGAIN_IN = NANOSECONDS // 20
+"""Nanoseconds until the next try when the control database does not answer; and its time to."""
+
+ASKING = NANOSECONDS // 1000
+"""Nanoseconds for which other threads leave it to the one that asks."""
+
+MOST_STOCKS = 10_000
+"""Scopes of which a process keeps tokens in hand: those it used last."""
+
+
+class Shortage(NamedTuple):
+    """Why no token was had."""
+
+    scope: str
+    wait: float
+    """Seconds until it is worth to ask again."""
+
+
+class _Token(NamedTuple):
+    usable_from: int
+    usable_until: int
+
+
+class _Stock:
+    """The tokens of one scope that this process has in hand; times in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with nothing."""
+        self.tokens: deque[_Token] = deque()
+        self.ask_at = 0
+        self.left = 1
+        """Tokens that were left for others when the last ones were reserved."""
+        self.block = 1
+        self._asked_at = 0
+
+    def take(self, now: int) -> bool:
+        """Use a token, if there is one that may be used now."""
+        self.drop_old(now)
+        if not self.tokens or self.tokens[0].usable_from > now:
+            return False
+        self.tokens.popleft()
+        return True
+
+    def may_ask(self, now: int) -> bool:
+        """Tell whether the calling thread is to ask for more; others are not, for a moment."""
+        if self.wait(now):
+            return False
+        self.ask_at = now + ASKING
+        return True
+
+    def drop_old(self, now: int) -> None:
+        """Forget the tokens whose time is over: they came to nothing, so fewer are asked for."""
+        if self.tokens and self.tokens[0].usable_until < now:
+            self.block = max(1, self.block // 2)
+        while self.tokens and self.tokens[0].usable_until < now:
+            self.tokens.popleft()
+
+    def usable(self, now: int) -> int:
+        """Count the tokens that may be used now."""
+        self.drop_old(now)
+        return sum(token.usable_from <= now for token in self.tokens)
+
+    def wait(self, now: int) -> int:
+        """Tell in how many nanoseconds to come again."""
+        return max(0, (self.tokens[0].usable_from if self.tokens else self.ask_at) - now)
+
+    def fill(self, reservation: Reservation, ticks: Ticks) -> None:
+        """Take in what was reserved; as it seems to be used up fast, ask for more next time."""
+        now = ticks.latest
+        if reservation.dues and now - self._asked_at < reservation.usable // 2:
+            self.block = min(2 * self.block, LARGEST_BLOCK)
+        self._asked_at = now
+        self.left = reservation.left
+        self.ask_at = now + reservation.wait
+        if not reservation.usable:  # they are used already
+            return
+        for due in reservation.dues:
+            until = ticks.earliest + due + reservation.usable
+            self.tokens.append(_Token(ticks.latest + due, until))
+
+
+class RateLimits:
+    """Gives tokens to jobs that start.
+
+    In any T seconds, all processes together start at most `rate * T + burst` jobs of a scope. A
+    token that was reserved is used within a tenth of a second, or lost; so a process that is
+    killed costs a few tokens, and leads to no excess. See `limits.token_bucket` for the arithmetic.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        controls: Controls,
+        default: Rates = (),
+        *,
+        clock: Callable[[], int] = nanoseconds,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._control = control
+        self._controls = controls
+        self._default = default
+        self._clock = clock
+        self.sleep = sleep
+        self._stocks: OrderedDict[str, _Stock] = OrderedDict()
+        self._lock = forking.lock()
+        forking.in_child(self._forget)
+        self.granted = 0
+        self.denied = 0
+
+    @property
+    def has_default(self) -> bool:
+        """Whether all jobs are limited, if nobody says otherwise."""
+        return bool(self._default)
+
+    def rates(self, scope: str) -> Rates:
+        """Tell which rates hold for a scope."""
+        found = self._controls.now().limits.of(scope)
+        if found is None or found.rates is None:
+            return self._default if scope == ALL else ()
+        return found.rates
+
+    def take(self, scopes: Sequence[str]) -> Shortage | None:
+        """Take a token of each of these scopes, all of which are limited, or of none.
+
+        Asks the control database where none is in hand. None for success.
+        """
+        for number, scope in enumerate(scopes):
+            if not self._take(scope):
+                self.give_back(scopes[:number])
+                self.denied += 1
+                return Shortage(scope, self.wait(scope))
+        self.granted += 1
+        return None
+
+    def prepare(self, scope: str) -> None:
+        """Have tokens of a scope in hand, if there are any: not within a transaction."""
+        rates = self.rates(scope)
+        if not rates or not lags(rates)[0]:  # they are had when they are used
+            return
+        stock = self._stock(scope)
+        with stock.lock:
+            now = self._clock()
+            if stock.usable(now) or not stock.may_ask(now):
+                return
+        self._reserve(stock, scope)
+
+    def allowance(self, scope: str) -> float:
+        """Tell how many jobs of a scope could start now, about; asks nobody. inf for any number."""
+        if not self.rates(scope):
+            return math.inf
+        stock = self._stock(scope)
+        with stock.lock:
+            now = self._clock()
+            if usable := stock.usable(now):
+                return usable + stock.left
+            return 0 if stock.wait(now) else max(1, stock.left)
+
+    def in_hand(self, scope: str) -> float:
+        """Tell how many jobs of a scope may start now by what is in hand; inf for any number."""
+        if not self.rates(scope):
+            return math.inf
+        stock = self._stock(scope)
+        with stock.lock:
+            now = self._clock()
+            # Where a token has to be used at once, there is none in hand, and one may be had.
+            return stock.usable(now) or (0 if stock.wait(now) else 1)
+
+    def wait(self, scope: str) -> float:
+        """Tell in how many seconds a job of a scope could start; 0.0 for now, perhaps."""
+        if not self.rates(scope):
+            return 0.0
+        stock = self._stock(scope)
+        with stock.lock:
+            now = self._clock()
+            stock.drop_old(now)
+            return stock.wait(now) / NANOSECONDS
+
+    def give_back(self, scopes: Sequence[str]) -> None:
+        """Put back a token of each that was taken just now, and is not used."""
+        for scope in scopes:
+            if rates := self.rates(scope):
+                with suppress(ShardError), self._control.noting() as unit:  # else it is lost
+                    unit.buckets.give_back(scope, rates, 1)
+                self._stock(scope).ask_at = self._clock()
+
+    def penalise(self, scope: str, seconds: float) -> None:
+        """Let no job of a scope start for so many seconds, in any process, as far as it is limited.
+
+        Tokens that are reserved already may be used for a tenth of a second more.
+        """
+        rates = self.rates(scope)
+        if not rates:
+            return
+        with self._control.noting() as unit:
+            unit.buckets.drain(scope, rates, seconds)
+            ask_at = unit.ticks.latest + round(seconds * NANOSECONDS)
+        stock = self._stock(scope)
+        with stock.lock:
+            stock.tokens.clear()
+            stock.ask_at = ask_at
+
+    def reset(self, scope: str) -> None:
+        """Let a scope have all the tokens that its bucket can hold."""
+        with self._control.noting() as unit:
+            unit.buckets.reset(scope)
+        stock = self._stock(scope)
+        with stock.lock:
+            stock.forget()
+
+    def level(self, scope: str) -> float:
+        """Tell how many tokens of a scope are left, here and for all; inf without a limit."""
+        rates = self.rates(scope)
+        if not rates:
+            return math.inf
+        with self._control.reading() as unit:
+            found = unit.buckets.peek(scope, rates)
+        stock = self._stock(scope)
+        with stock.lock:
+            here = stock.usable(self._clock())
+        lag = lag_of(rates)
+        return here + min(bucket.tokens(rate, lag) for rate, bucket in found.items())
+
+    def next_token(self, scope: str) -> float:
+        """Tell in how many seconds the next token of a scope comes, by what all have left."""
+        rates = self.rates(scope)
+        if not rates:
+            return 0.0
+        with self._control.reading() as unit:
+            found = unit.buckets.peek(scope, rates)
+        return max(bucket.due_in(rate) for rate, bucket in found.items()) / NANOSECONDS
+
+    def _take(self, scope: str) -> bool:
+        """Take a token that may be used now, if there is one."""
+        stock = self._stock(scope)
+        with stock.lock:
+            now = self._clock()
+            if stock.take(now):
+                return True
+            if not stock.may_ask(now):
+                return False
+        reservation = self._reserve(stock, scope)
+        if reservation is None or not reservation.dues:
+            return False
+        with stock.lock:
+            return not reservation.usable or stock.take(self._clock())
+
+    def _reserve(self, stock: _Stock, scope: str) -> Reservation | None:
+        """Ask the control database for tokens, without a lock: others ask for a job meanwhile."""
+        rates = self.rates(scope)
+        if not rates:  # they were lifted meanwhile
+            return Reservation([0], 0, 0, 1)
+        try:
+            with self._control.noting(AGAIN_IN / NANOSECONDS) as unit:
+                reservation = unit.buckets.reserve(scope, rates, stock.block)
+                ticks = unit.ticks
+        except ShardError as error:
+            logger.warning("no job of %s starts now, another try follows: %s", scope, error)
+            with stock.lock:
+                stock.ask_at = self._clock() + AGAIN_IN
+            return None
+        with stock.lock:
+            stock.fill(reservation, ticks)
+        return reservation
+
+    def _forget(self) -> None:
+        """Begin with nothing, in a child of fork: the parent uses what it has in hand."""
+        self._stocks.clear()
+
+    def _stock(self, scope: str) -> _Stock:
+        with self._lock:
+            stock = self._stocks.get(scope)
+            if stock is None:
+                stock = self._stocks[scope] = _Stock()
+                if len(self._stocks) > MOST_STOCKS:
+                    self._stocks.popitem(last=False)
+            else:
+                self._stocks.move_to_end(scope)
+            return stock
