@@ -22,6 +22,8 @@ from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breaker_rules import BreakerRules
+from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
 from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
@@ -34,6 +36,7 @@ from queue_max.services.intake import IntakeService
 from queue_max.services.leases import LeaseService
 from queue_max.services.limits import LimitService
 from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
+from queue_max.services.overview import OverviewService
 from queue_max.services.permits import Permits
 from queue_max.services.rate_limits import RateLimits
 from queue_max.services.recovery import RecoveryService
@@ -43,6 +46,7 @@ from queue_max.services.roster import Roster
 from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.unknown_tasks import UnknownTasks
+from queue_max.services.why import WhyService
 from queue_max.settings import Durability, Settings
 from queue_max.storage import driver
 from queue_max.storage.bells import Bells
@@ -64,8 +68,11 @@ class Services:
     breaker: QueueCircuitBreaker
     limits: LimitService
     breakers: Breakers
+    breaker_service: BreakerService
     controls: Controls
     roster: Roster
+    overview: OverviewService
+    why: WhyService
     events: Events
     admission: Admission
     intake: IntakeService
@@ -155,11 +162,14 @@ def _wire(  # noqa: PLR0913 - all that was opened
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
     rates = RateLimits(control, controls, rates_of(settings.rate_limit))
-    terms = Terms(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
-    breakers = Breakers(control, controls, events, terms, settings.stuck_timeout_ms / 1000)
+    rules = BreakerRules(
+        Terms(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
+    )
+    breakers = Breakers(control, controls, events, rules, settings.stuck_timeout_ms / 1000)
+    breaker_service = BreakerService(control, breakers, rules)
     permits = Permits(control, controls, store)
     limits = LimitService(control, controls, store, rates, permits)
-    admission = Admission(controls, rates, breakers, permits)
+    admission = Admission(controls, rates, breakers, rules, permits)
     dead_letters = DeadLetterService(store, settings.max_retries)
     retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
@@ -195,18 +205,21 @@ def _wire(  # noqa: PLR0913 - all that was opened
 
     store.on_release = hint
     intake = IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries)
-    inspection = InspectionService(store)
+    inspection, roster = InspectionService(store), Roster(control)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
         settings=settings,
         folder=directory.path,
         store=store,
         limiter=QueueRateLimiter(rates, limits),
-        breaker=QueueCircuitBreaker(breakers),
+        breaker=QueueCircuitBreaker(breakers, breaker_service),
         limits=limits,
         breakers=breakers,
+        breaker_service=breaker_service,
         controls=controls,
-        roster=Roster(control),
+        roster=roster,
+        overview=OverviewService(store, controls, roster),
+        why=WhyService(store, inspection, controls, rates, breakers, permits, roster),
         events=events,
         admission=admission,
         intake=intake,

@@ -31,6 +31,7 @@ from queue_max.domain.job import (
 from queue_max.domain.jobfile import Format
 from queue_max.domain.payload import result_to_json
 from queue_max.domain.queues import queue_name
+from queue_max.domain.reasons import Explanation
 from queue_max.domain.retry import RetryPolicy
 from queue_max.exceptions import ConfigurationError, InvalidJobError
 from queue_max.limits import scopes
@@ -116,7 +117,7 @@ class Queue:
         """Jobs that come by themselves, at regular times: put, list, pause, resume, remove them."""
         self.limits = self.services.limits
         """How many jobs start in what time, and run at once: list, set, penalise limits."""
-        self.breakers = self.services.breakers
+        self.breakers = self.services.breaker_service
         """What keeps jobs from something that fails: define, list, open, close breakers."""
         self.immediate = immediate
         self._opened_at = time.monotonic()
@@ -300,7 +301,7 @@ class Queue:
         """Prolong the leases of the jobs that a worker runs in a shard; gives their number."""
         checks.identity("shard_id", shard_id)
         checks.text("worker_id", worker_id)
-        self.breakers.renew()
+        self.services.breakers.renew()
         return self.services.leases.renew_of_worker(shard_id, worker_id)
 
     def get_job(self, job: object) -> Job:
@@ -312,6 +313,13 @@ class Queue:
         return self.services.inspection.find(job)
 
     aget_job = off_loop(get_job)
+
+    def why(self, job: object) -> Explanation:
+        """Tell why a job does not run: `reasons`, as data and in words, the weightiest first.
+
+        It is named as for `get_job`. Raises JobNotFoundError when there is none.
+        """
+        return self.services.why.why(job)
 
     def get_attempts(self, job: object) -> list[Attempt]:
         """Read the failed attempts at a job, the first one first; the newest 20 are kept."""
@@ -464,6 +472,14 @@ class Queue:
             "uptime_seconds": time.monotonic() - self._opened_at,
             "is_healthy": self.is_healthy,
         }
+
+    def queues(self) -> dict[str, dict[str, Any]]:
+        """Tell how the named queues are: those that have jobs, workers, a limit or a pause.
+
+        Of each its jobs by state, as in `get_stats`, whether it is `paused`, and how many
+        `workers` take jobs of it, in all processes.
+        """
+        return self.services.overview.queues()
 
     @property
     def is_healthy(self) -> bool:

@@ -12,6 +12,7 @@ from queue_max.cli.db import db
 from queue_max.cli.dlq import dlq
 from queue_max.cli.health import doctor, health
 from queue_max.cli.jobs import cancel, enqueue, list_jobs, purge, retry, show
+from queue_max.cli.limits import breakers, limits, pause, queues, resume, why
 from queue_max.cli.schedules import schedules
 from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
@@ -38,6 +39,7 @@ def commands(ctx: click.Context, /) -> None:
 
 _ALL = (
     *(worker, enqueue, list_jobs, show, cancel, retry, purge, dlq, schedules),
+    *(queues, pause, resume, limits, breakers, why),
     *(stats, health, doctor, db),
 )
 

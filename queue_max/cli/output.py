@@ -53,6 +53,11 @@ def block(title: str, text: str) -> None:
         click.echo(f"    {_showable(_escaped(line))}".rstrip())
 
 
+def item(text: str) -> None:
+    """Print a text as one item of a list."""
+    click.echo(f"    - {_showable(_escaped(text))}")
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: drawn by rich for a person, where it is installed, plain text else."""
     cells = [[_showable(_escaped(str(cell))) for cell in row] for row in rows]

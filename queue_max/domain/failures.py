@@ -49,6 +49,12 @@ class Failure:
         return cls(name, _storable(_message(error))[:MAX_MESSAGE], _stack_of(error))
 
 
+def in_words(error: BaseException | str) -> str:
+    """Tell an error in one text, whatever it does when it is looked at."""
+    failure = Failure.of(error)
+    return failure.message if isinstance(error, str) else f"{failure.error_type}: {failure.message}"
+
+
 def with_stack(error: BaseException, stack: str | None) -> BaseException:
     """Give an error from another process, so that `Failure.of` tells where it arose there."""
     vars(error)[_STACK] = stack

@@ -65,5 +65,15 @@ def concurrency_key(gate: str) -> str | None:
     return _rest(gate, _KEY)
 
 
+def is_for_a_time(gate: str) -> bool:
+    """Tell whether a gate opens by itself, or by hand: not one that waits for another worker."""
+    return gate.startswith((_PAUSE, _BREAKER, _RATE, _LIMIT, _KEY))
+
+
+def is_line(gate: str) -> bool:
+    """Tell whether jobs that a gate holds are taken from there, when it lets them pass."""
+    return gate.startswith((_PAUSE, _BREAKER, _RATE, _LIMIT))
+
+
 def _rest(gate: str, kind: str) -> str | None:
     return gate.removeprefix(kind) if gate.startswith(kind) else None

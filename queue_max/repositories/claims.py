@@ -1,7 +1,7 @@
 """Claims on the `fila` table: which job a worker is to run next."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -64,15 +64,8 @@ _promote = Compiled(
     update(jobs).where(jobs.c.id.in_(select(_due.c.id))).values(status=PENDING, held_by=None)
 )
 
-_is_held = and_(
-    jobs.c.status == SCHEDULED,
-    jobs.c.held_by.is_not(None),
-    jobs.c.held_by.in_(bindparam("gates", expanding=True)),
-)
-_held = select(jobs.c.id).where(_is_held).limit(PROMOTED_AT_ONCE)
 
-
-def _each(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[tuple[str]]:
+def each_value(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[tuple[str]]:
     """Go from one value to the next in an index, however many jobs there are between them."""
     first = select(func.min(column).label("name")).where(*conditions)
     names = first.cte("names", recursive=True)
@@ -81,24 +74,21 @@ def _each(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Selec
     return select(names.c.name).where(names.c.name.is_not(None))
 
 
-_pending_queues = _each(jobs.c.queue, jobs.c.status == PENDING)
-_held_names = Compiled(
-    _each(jobs.c.held_by, jobs.c.status == SCHEDULED, jobs.c.held_by.is_not(None))
-)
+_pending_queues = each_value(jobs.c.queue, jobs.c.status == PENDING)
 _due_queues = select(jobs.c.queue).where(_is_due).distinct()
 
-_at_most = bindparam("at_most", type_=BigInteger)
-_in_order = (jobs.c.priority.desc(), jobs.c.id)
+AT_MOST = bindparam("at_most", type_=BigInteger)
+IN_ORDER = (jobs.c.priority.desc(), jobs.c.id)
 _most_urgent = (
     select(jobs.c.id)
     .where(_is_claimable)
-    .order_by(*_in_order)
-    .limit(_at_most)
+    .order_by(*IN_ORDER)
+    .limit(AT_MOST)
     .with_for_update(skip_locked=True)
     .cte("most_urgent", nesting=True)
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
-_give = update(jobs).values(
+give = update(jobs).values(
     status=PROCESSING,
     attempts=jobs.c.attempts + 1,
     fence=jobs.c.fence + 1,
@@ -109,17 +99,7 @@ _give = update(jobs).values(
     completed_at=None,
     next_retry_at=None,
 )
-_of_line = (
-    jobs.c.status == SCHEDULED,
-    jobs.c.held_by.is_not(None),
-    jobs.c.held_by == bindparam("gate"),
-    jobs.c.queue.in_(bindparam("queue_names", expanding=True)),
-)
-_next_in_line = select(jobs.c.id).where(*_of_line).order_by(*_in_order).limit(_at_most)
-_claim_listed = _give.where(jobs.c.id.in_(bindparam("job_ids", expanding=True))).returning(
-    *WHOLE_JOB
-)
-_claim = _give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_JOB)
+_claim = give.where(jobs.c.id.in_(select(_most_urgent.c.id))).returning(*WHOLE_JOB)
 
 # On SQLite: all that a claim does not set itself, of all jobs, as one JSON text. The driver lets
 # other threads of Python run before each row it fetches, and has to wait for its turn after it.
@@ -132,12 +112,12 @@ _UNSET = (
 _unset = (
     select(*(jobs.c[name] for name in _UNSET))
     .where(_is_claimable)
-    .order_by(*_in_order)
-    .limit(_at_most)
+    .order_by(*IN_ORDER)
+    .limit(AT_MOST)
     .subquery()
 )
 _read_unset = Compiled(select(func.json_group_array(func.json_array(*_unset.c))))
-_give_listed = Compiled(_give.where(jobs.c.id.in_(listed("job_ids"))))
+_give_listed = Compiled(give.where(jobs.c.id.in_(listed("job_ids"))))
 
 
 class ClaimRepository:
@@ -176,20 +156,17 @@ class ClaimRepository:
         """Make jobs pending whose time has come, the earliest first; a bounded number."""
         return int(_promote.run(self._connection, now=self._now).rowcount)
 
-    def has_held(self, gates: Collection[str]) -> bool:
-        """Tell whether `release_held` would find something."""
-        query = select(exists().where(_is_held))
-        return bool(self._connection.execute(query, {"gates": list(gates)}).scalar_one())
-
-    def release_held(self, gates: Collection[str]) -> int:
-        """Make jobs pending that were held aside by one of those names; a bounded number."""
-        ids = self._connection.execute(_held, {"gates": list(gates)}).scalars().all()
-        free = update(jobs).where(jobs.c.id.in_(ids)).values(status=PENDING, held_by=None)
-        return self._connection.execute(free).rowcount if ids else 0
-
-    def held_gates(self) -> Sequence[str]:
-        """Name what holds jobs back in this shard."""
-        return [str(name) for [name] in _held_names.run(self._connection).fetchall()]
+    def count_ahead(self, job: Job, at_most: int) -> int:
+        """Count the pending jobs that come before one in its queue, up to that number."""
+        is_before = or_(
+            jobs.c.priority > int(job.priority),
+            and_(jobs.c.priority == int(job.priority), jobs.c.id < job.id),
+        )
+        ahead = select(jobs.c.id).where(
+            jobs.c.status == PENDING, jobs.c.queue == job.queue, is_before
+        )
+        query = select(func.count()).select_from(ahead.limit(at_most).subquery())
+        return int(self._connection.execute(query).scalar_one())
 
     def make_due(self) -> int:
         """Make jobs pending that wait for nothing but their time; gives how many."""
@@ -252,26 +229,6 @@ class ClaimRepository:
                 stored["fence"] += 1
             claimed.append(whole_job(stored, self._shard_id))
         return claimed
-
-    def claim_from_line(
-        self,
-        gate: str,
-        queues: Collection[str],
-        worker_id: str,
-        holder: str | None = None,
-        *,
-        at_most: int,
-    ) -> list[Job]:
-        """Give jobs to a worker that a gate has held, as `claim` does."""
-        wanted = {"gate": gate, "queue_names": list(queues), "at_most": at_most}
-        query = _next_in_line.with_for_update(skip_locked=True)
-        ids = self._connection.execute(query, wanted).scalars().all()
-        if not ids:
-            return []
-        values = {"claimant": worker_id, "holder": holder, "now": self._now, "job_ids": ids}
-        rows = self._connection.execute(_claim_listed, values).all()
-        self.weight += sum(len(row.payload) for row in rows)
-        return sorted((to_job(row, self._shard_id) for row in rows), key=_urgency)
 
     def claim_next(self, queue: str, worker_id: str, holder: str | None = None) -> Job | None:
         """Give the most urgent pending job to a worker, as `claim` does; None if none is due."""

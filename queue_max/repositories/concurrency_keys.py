@@ -11,6 +11,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
+    or_,
     select,
     union_all,
     update,
@@ -129,6 +130,24 @@ class ConcurrencyKeyRepository:
         )
         [before] = counted.fetchone()
         return bool(before < places)
+
+    def holders(self, key: str, at_most: int = 10) -> Sequence[str]:
+        """Name the jobs of a key that are at their turn, by uid, those first that run."""
+        at_turn = or_(
+            jobs.c.status.in_([PENDING, PROCESSING]),
+            and_(
+                jobs.c.status == SCHEDULED,
+                jobs.c.fence > 0,
+                func.coalesce(jobs.c.held_by, "") != of_key(key),
+            ),
+        )
+        query = (
+            select(jobs.c.uid)
+            .where(_has_key, at_turn)
+            .order_by(jobs.c.status.desc(), jobs.c.id)
+            .limit(at_most)
+        )
+        return self._connection.execute(query, {"wanted": key}).scalars().all()
 
     def lines(self) -> Sequence[str]:
         """Name the keys that have jobs in line."""

@@ -142,6 +142,19 @@ class JobListRepository:
         )
         return {row[0]: row[1] for row in self._connection.execute(query)}
 
+    def count_by_queue(self) -> dict[str, Counts]:
+        """Count the jobs of each named queue that have not ended, by state."""
+        waits = jobs.c.status.in_([PENDING, SCHEDULED, PROCESSING])
+        columns = (jobs.c.queue, jobs.c.status, jobs.c.held_by.is_not(None).label("is_held"))
+        query = select(*columns, func.count()).where(waits).group_by(*columns)
+        found: dict[str, Counts] = defaultdict(Counts)
+        for queue, status, is_held, number in self._connection.execute(query):
+            counts = Counts(**{status: number})
+            if is_held and status == JobStatus.SCHEDULED:
+                counts += Counts(held=number)
+            found[queue] += counts
+        return dict(found)
+
     def count_waiting(self, at_most: int) -> int:
         """Count the jobs that are pending or scheduled, but not further than `at_most`."""
         return int(self._connection.execute(_count_waiting, {"at_most": at_most}).scalar_one())

@@ -17,6 +17,7 @@ from queue_max.repositories.dead_letters import DeadLetterRepository
 from queue_max.repositories.job_lists import JobListRepository
 from queue_max.repositories.jobs import JobRepository
 from queue_max.repositories.leases import LeaseRepository
+from queue_max.repositories.lines import LineRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
 from queue_max.repositories.unique_keys import UniqueKeyRepository
 from queue_max.storage.database import Database
@@ -32,6 +33,7 @@ class UnitOfWork:
     now: datetime
     jobs: JobRepository
     claims: ClaimRepository
+    lines: LineRepository
     leases: LeaseRepository
     job_lists: JobListRepository
     attempts: AttemptRepository
@@ -146,6 +148,7 @@ class Store:
             now,
             JobRepository(connection, shard_id, now, keys),
             ClaimRepository(connection, shard_id, now),
+            LineRepository(connection, shard_id, now),
             LeaseRepository(connection, shard_id, now),
             JobListRepository(connection, shard_id, now, keys),
             AttemptRepository(connection, now),

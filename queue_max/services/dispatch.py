@@ -8,13 +8,14 @@ from contextlib import suppress
 from itertools import chain
 
 from queue_max.domain.failures import JOB_DAMAGED, Failure
-from queue_max.domain.gates import of_key
+from queue_max.domain.gates import is_line, of_key
 from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.domain.routing import scan_order
 from queue_max.exceptions import ShardBusyError, ShardError
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
-from queue_max.services.admission import Admission, Budget, is_line
+from queue_max.services.admission import Admission
 from queue_max.services.exchange import ASIDE_AT_ONCE
+from queue_max.services.lines import Budget
 from queue_max.services.retry import RetryService
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class DispatchService:
         """Claim in the first shard that serves."""
 
         def claim_in(shard_id: int, wait: float | None) -> Job | None:
-            self._admission.prepare(lines[shard_id])
+            self._admission.lines.prepare(lines[shard_id])
 
             def claim_next(unit: UnitOfWork) -> Job | None:
                 return self._claim_next(unit, lines[shard_id], worker_id, holder, queue)
@@ -151,7 +152,7 @@ class DispatchService:
         """Claim in one shard; what is damaged there is buried, and set aside what may not run."""
         for _ in range(ASIDE_AT_ONCE):
             with self._store.writing(shard_id, wait) as unit:
-                budget = Budget(self._admission)
+                budget = Budget(self._admission.lines)
                 job = claim_next(unit)
                 if job is None:
                     return None
@@ -178,8 +179,8 @@ class DispatchService:
         """Claim a job that was held and may run now, else the most urgent one of the queue."""
         unit.claims.promote_due()
         for gate in lines:
-            if self._admission.line_allowance(gate) >= 1:
-                for job in unit.claims.claim_from_line(gate, [queue], worker_id, holder, at_most=1):
+            if self._admission.lines.in_hand(gate) >= 1:
+                for job in unit.lines.claim(gate, [queue], worker_id, holder, at_most=1):
                     return job
         return unit.claims.claim_next(queue, worker_id, holder)
 
@@ -191,8 +192,8 @@ class DispatchService:
 
     def _open_lines(self, unit: UnitOfWork) -> list[str]:
         """Name the lines of a shard from which a job may be taken, perhaps."""
-        held = unit.claims.held_gates()
-        return [gate for gate in held if is_line(gate) and not self._admission.line_wait(gate)]
+        held = unit.lines.gates()
+        return [gate for gate in held if is_line(gate) and not self._admission.lines.wait(gate)]
 
     def _release(self, job: Job, gate: str | None) -> None:
         with self._store.writing(job.shard_id) as unit:

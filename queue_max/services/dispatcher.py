@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -173,7 +173,7 @@ class Dispatcher:
     def wait(self, longest: float, stopping: threading.Event) -> None:
         """Wait until there may be something to take, for `longest` seconds at most."""
         closed_for = [self._admission.wait(name) for name in self._names]
-        closed_for += [self._admission.line_wait(line.gate) for line in self._lines]
+        closed_for += [self._admission.lines.wait(line.gate) for line in self._lines]
         with self._lock:
             now = self._clock()
             if stopping.is_set() or self._has_ready() or self._next_shard(now) is not None:
@@ -191,9 +191,15 @@ class Dispatcher:
             self._changed.notify_all()
         self._has_work.set()
 
-    def hint(self, shard_id: int | None = None) -> None:
-        """Note that there may be new jobs, in that shard or in any; costs next to nothing."""
+    def hint(self, shard_id: int | None = None, lines: Collection[Line] = ()) -> None:
+        """Note that there may be new jobs, in that shard or in any; costs next to nothing.
+
+        Or that gates hold jobs there, if `lines` are given.
+        """
         with self._lock:
+            if shard_id is not None and lines:
+                self._note_lines(self._shards[shard_id], frozenset(lines))
+                return
             if shard_id is None:
                 self._look_at = 0.0
             else:
@@ -204,11 +210,6 @@ class Dispatcher:
                 self._changed.notify()
             else:  # who is awake will come by; else whoever tends wakes one
                 self._has_work.set()
-
-    def learn_lines(self, shard_id: int, lines: Iterable[Line]) -> None:
-        """Note that gates hold jobs in a shard."""
-        with self._lock:
-            self._note_lines(self._shards[shard_id], frozenset(lines))
 
     # For whoever sees to it that nothing is left lying
 
@@ -302,7 +303,7 @@ class Dispatcher:
             self._has_work.set()
         else:
             self._give_back([job], refusal.gate)
-            self.learn_lines(job.shard_id, [Line(refusal.gate)])
+            self.hint(job.shard_id, [Line(refusal.gate)])
         return refusal
 
     def _withdraw(self, since: float) -> list[Job]:
@@ -370,7 +371,7 @@ class Dispatcher:
 
     def _open_lines(self, lines: Iterable[Source]) -> frozenset[Line]:
         gates = (each for each in lines if isinstance(each, Line))
-        return frozenset(each for each in gates if not self._admission.line_wait(each.gate))
+        return frozenset(each for each in gates if not self._admission.lines.wait(each.gate))
 
     def _rests(self, now: float) -> list[float]:
         return [
@@ -387,7 +388,7 @@ class Dispatcher:
             hints = shard.hints
             wanted = None if worker_id is None else self._wanted(shard, worker_id)
         if wanted is not None and wanted.lines:
-            self._admission.prepare(line.gate for line in wanted.lines)
+            self._admission.lines.prepare(line.gate for line in wanted.lines)
         harvest: Harvest | None = None
         try:
             harvest = self._exchange.make(shard.id, ended, wanted)

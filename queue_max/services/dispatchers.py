@@ -64,5 +64,6 @@ class Dispatchers:
         number = 0
         for dispatcher, exchange in self._made.values():
             number += exchange.release_held(shard_id)
-            dispatcher.learn_lines(shard_id, exchange.lines(shard_id))
+            if lines := exchange.lines(shard_id):
+                dispatcher.hint(shard_id, lines)
         return number

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from queue_max.domain.failures import JOB_DAMAGED, Failure
-from queue_max.domain.gates import Line, of_key
+from queue_max.domain.gates import Line, is_line, of_key
 from queue_max.domain.job import Job, Lease
 from queue_max.domain.retry import Verdict
 from queue_max.domain.tasks import Abilities, gate_of_job
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
-from queue_max.services.admission import Admission, Budget, is_line
+from queue_max.services.admission import Admission
 from queue_max.services.leases import LeaseService
+from queue_max.services.lines import Budget
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 
@@ -151,12 +152,12 @@ class Exchange:
         """
         known = self._abilities.gates()
         with self._store.reading(shard_id) as unit:
-            held = unit.claims.held_gates()
-        gates = [gate for gate in held if gate in known or self._admission.is_open(gate)]
+            held = unit.lines.gates()
+        gates = [gate for gate in held if gate in known or self._admission.lines.is_open(gate)]
         if not gates:
             return 0
         with self._store.writing(shard_id, LOCK_WAIT) as unit:
-            return unit.claims.release_held(gates)
+            return unit.lines.release(gates)
 
     def give_back(self, job: Job, held_by: str | None = None) -> None:
         """Let others have a job that was claimed and not begun, or set it aside."""
@@ -173,13 +174,13 @@ class Exchange:
         unit.concurrency_keys.balance()  # so that those are found whose turn has come
         unit.claims.promote_due()
         gatekeeper = Gatekeeper(
-            unit, harvest, self._abilities, Budget(self._admission), self._retry
+            unit, harvest, self._abilities, Budget(self._admission.lines), self._retry
         )
         sources: list[Source] = [*wanted.lines, *wanted.queues]
         for source in sources:
             while self._claim_from(source, unit, harvest, wanted, gatekeeper):
                 continue
-        harvest.weight = unit.claims.weight
+        harvest.weight = unit.claims.weight + unit.lines.weight
 
     def _claim_from(
         self,
@@ -192,7 +193,7 @@ class Exchange:
         """Claim what is wanted; True when it was not enough, since some may not run."""
         left = wanted.number - len(harvest.claimed)
         if isinstance(source, Line):
-            asked = int(min(left, self._admission.line_allowance(source.gate)))
+            asked = int(min(left, self._admission.lines.in_hand(source.gate)))
         else:
             asked = int(min(left, self._admission.allowance(source)))
         if asked < 1:
@@ -200,9 +201,7 @@ class Exchange:
         asked = min(max(asked, harvest.set_aside), STEP)
         worker_id, holder = wanted.worker_id, self._leases.holder
         if isinstance(source, Line):
-            claimed = unit.claims.claim_from_line(
-                source.gate, wanted.names, worker_id, holder, at_most=asked
-            )
+            claimed = unit.lines.claim(source.gate, wanted.names, worker_id, holder, at_most=asked)
         else:
             claimed = unit.claims.claim(source, worker_id, holder, at_most=asked)
         set_aside = harvest.set_aside
@@ -264,7 +263,7 @@ def may_wait(job: Job) -> bool:
 
 
 def _lines(unit: UnitOfWork) -> frozenset[Line]:
-    return frozenset(Line(gate) for gate in unit.claims.held_gates() if is_line(gate))
+    return frozenset(Line(gate) for gate in unit.lines.gates() if is_line(gate))
 
 
 def _due_in(unit: UnitOfWork) -> float:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from queue_max import checks
+from queue_max.domain import gates
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.job import LOOKS, Job, JobStatus
 from queue_max.domain.reference import JobRef
@@ -78,14 +79,17 @@ class InspectionService:
     def is_idle(self, queues: Collection[str]) -> bool:
         """Tell whether no job of these queues is due, and none of any queue runs.
 
-        One that is scheduled for later is neither.
+        One that is scheduled for later is neither; what a limit, a breaker or a pause holds is due.
         """
         return not any(self._is_busy(shard_id, queues) for shard_id in self._store.shard_ids)
 
     def _is_busy(self, shard_id: int, queues: Collection[str]) -> bool:
         with self._store.reading(shard_id) as unit:
-            is_due = any(map(unit.claims.has_due, queues))
-            return is_due or unit.job_lists.counts(at_most=1).processing > 0
+            held = [gate for gate in unit.lines.gates() if gates.is_for_a_time(gate)]
+            is_due = any(map(unit.claims.has_due, queues)) or (
+                held and unit.lines.has(held, queues)
+            )
+            return bool(is_due) or unit.job_lists.counts(at_most=1).processing > 0
 
     def totals(self, shard_ids: Iterable[int] | None = None) -> Totals:
         """Count the jobs that ended since the queue was made, in all shards or in some."""

@@ -74,9 +74,7 @@ class LimitService:
             running = len(self._permits.holders(limit.scope))
         if not limit.rates:
             return LimitState(limit, running=running)
-        tokens = self._rates.level(limit.scope)
-        wait = 0.0 if tokens >= 1 else self._rates.next_token(limit.scope)
-        return LimitState(limit, tokens, wait, running)
+        return LimitState(limit, *self._rates.level(limit.scope), running)
 
     def get(self, scope: str) -> Limit:
         """Give the limit that holds for a scope, whatever it was set for; an empty one for none."""

@@ -13,6 +13,7 @@ from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.limits.rate_limiter import RateLimitUnit
 from queue_max.limits.rates import Rate, Rates
 from queue_max.limits.scopes import ALL
+from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
 from queue_max.services.limits import LimitService
 from queue_max.services.rate_limits import RateLimits
@@ -107,11 +108,11 @@ class QueueRateLimiter:
 
     def get_remaining_tokens(self) -> float:
         """Return the tokens in the bucket, parts of one included."""
-        return self._rates.level(ALL)
+        return self._rates.level(ALL).tokens
 
     def get_retry_after(self) -> float:
         """Return the seconds until a token is there for a caller who comes now."""
-        return 0.0 if self.get_remaining_tokens() >= 1 else self._rates.next_token(ALL)
+        return self._rates.level(ALL).next_token
 
     def get_stats(self) -> dict[str, Any]:
         """Return settings, the present level, and totals of this process."""
@@ -141,8 +142,9 @@ class QueueCircuitBreaker:
     It has the face of `CircuitBreaker`; its state lies in the control database.
     """
 
-    def __init__(self, breakers: Breakers) -> None:
+    def __init__(self, breakers: Breakers, service: BreakerService) -> None:
         self._breakers = breakers
+        self._service = service
         self._calls = itertools.count(1)
         self._probe: Lease | None = None
 
@@ -207,7 +209,7 @@ class QueueCircuitBreaker:
 
     def reset(self) -> None:
         """Close the circuit and forget its failures."""
-        self._breakers.reset(DEFAULT_BREAKER)
+        self._service.reset(DEFAULT_BREAKER)
 
     def get_retry_after(self) -> float:
         """Return the seconds until a call may pass, at the latest; 0.0 if one may now."""
@@ -215,13 +217,13 @@ class QueueCircuitBreaker:
 
     def get_stats(self) -> dict[str, Any]:
         """Return settings and the present state; times in seconds."""
-        found, terms = self._breakers.get(), self._breakers.terms(DEFAULT_BREAKER)
+        found, terms = self._service.get(), self._service.terms(DEFAULT_BREAKER)
         return {
             "state": found.state.value,
             "failure_count": found.failures,
             "failure_threshold": terms.threshold,
             "recovery_timeout": terms.timeout,
-            "recovery_remaining": self._breakers.seconds_until_probe(found),
+            "recovery_remaining": self._breakers.opens_in(found),
             "state_change_count": found.generation,
             "probe_in_flight": self.probe_in_flight,
         }

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -39,6 +39,15 @@ class Shortage(NamedTuple):
     scope: str
     wait: float
     """Seconds until it is worth to ask again."""
+
+
+class Level(NamedTuple):
+    """What is left of a rate."""
+
+    tokens: float
+    """Parts of one included; infinity without a limit."""
+    next_token: float
+    """Seconds until there is one; 0.0 for now."""
 
 
 class _Token(NamedTuple):
@@ -148,6 +157,11 @@ class RateLimits:
             return self._default if scope == ALL else ()
         return found.rates
 
+    def limited(self, candidates: Iterable[str]) -> list[str]:
+        """Name the scopes that have a rate; last those whose tokens are used at once."""
+        rated = [scope for scope in candidates if self.rates(scope)]
+        return sorted(rated, key=lambda scope: not lags(self.rates(scope))[0])
+
     def take(self, scopes: Sequence[str]) -> Shortage | None:
         """Take a token of each of these scopes, all of which are limited, or of none.
 
@@ -236,27 +250,19 @@ class RateLimits:
         with stock.lock:
             stock.forget()
 
-    def level(self, scope: str) -> float:
-        """Tell how many tokens of a scope are left, here and for all; inf without a limit."""
+    def level(self, scope: str) -> Level:
+        """Tell how many tokens of a scope are left, here and for all, and when the next comes."""
         rates = self.rates(scope)
         if not rates:
-            return math.inf
+            return Level(math.inf, 0.0)
         with self._control.reading() as unit:
             found = unit.buckets.peek(scope, rates)
-        stock = self._stock(scope)
+        stock, lag = self._stock(scope), lag_of(rates)
         with stock.lock:
             here = stock.usable(self._clock())
-        lag = lag_of(rates)
-        return here + min(bucket.tokens(rate, lag) for rate, bucket in found.items())
-
-    def next_token(self, scope: str) -> float:
-        """Tell in how many seconds the next token of a scope comes, by what all have left."""
-        rates = self.rates(scope)
-        if not rates:
-            return 0.0
-        with self._control.reading() as unit:
-            found = unit.buckets.peek(scope, rates)
-        return max(bucket.due_in(rate) for rate, bucket in found.items()) / NANOSECONDS
+        tokens = here + min(bucket.tokens(rate, lag) for rate, bucket in found.items())
+        wait = max(bucket.due_in(rate) for rate, bucket in found.items()) / NANOSECONDS
+        return Level(tokens, 0.0 if tokens >= 1 else wait)
 
     def _take(self, scope: str) -> bool:
         """Take a token that may be used now, if there is one."""

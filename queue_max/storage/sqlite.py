@@ -27,10 +27,7 @@ from queue_max.exceptions import (
 from queue_max.forking import close_at_fork, working_with_files
 from queue_max.storage import driver
 from queue_max.storage.database import Database
-from queue_max.storage.ticks import Ticks, boot, nanoseconds
 from queue_max.storage.writer import NEVER, Writer, driver_of, pause
-
-_BOOT = boot().decode() or "host"
 
 _FAULTS = 5  # that a check names
 
@@ -135,10 +132,6 @@ class SqliteDatabase(Database):
     def now(self, connection: Connection) -> datetime:
         """Read the wall clock: on one host, all processes share it."""
         return utc_now()
-
-    def ticks(self, connection: Connection) -> Ticks:
-        """Read the clock of the host, which all processes share."""
-        return Ticks.of(_BOOT, nanoseconds())
 
     def check(self) -> Sequence[str]:
         """Compare tables and indexes, and read every page."""

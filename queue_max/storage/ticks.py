@@ -1,5 +1,6 @@
 """A clock that goes on whatever is done to the time of day, and ends when the host does."""
 
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,11 @@ class Ticks(NamedTuple):
     """It was read between these moments of the clock of this process, see `nanoseconds`."""
 
     @classmethod
+    def here(cls) -> "Ticks":
+        """Read the clock of this host."""
+        return cls.of(_name_of_boot(), nanoseconds())
+
+    @classmethod
     def of(cls, clock: str, now: int) -> "Ticks":
         """Give a moment of the clock that this process goes by, too."""
         return cls(clock, now, now, now)
@@ -26,6 +32,11 @@ class Ticks(NamedTuple):
 def nanoseconds() -> int:
     """Read the clock of this host: time since it was started, sleep included."""
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@functools.cache
+def _name_of_boot() -> str:
+    return boot().decode() or "host"
 
 
 def boot() -> bytes:

@@ -94,7 +94,7 @@ class _Drain:
         gates = self._repertoire.gates()
         for shard_id in self._services.store.shard_ids:
             with self._services.store.writing(shard_id) as unit:
-                while unit.claims.release_held(gates):
+                while unit.lines.release(gates):
                     continue
 
     def _make_due(self) -> int:

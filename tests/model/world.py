@@ -22,6 +22,7 @@ from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breaker_rules import BreakerRules
 from queue_max.services.breakers import Breakers
 from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
@@ -74,10 +75,12 @@ class World:
         path = Path(shutil.copy(migrated / "control.db", folder))
         self.control = control = Control(SqliteDatabase(path, None, options), clock=self.wall)
         controls = Controls(control)
+        rules = BreakerRules(Terms(math.inf, 60.0))
         admission = Admission(
             controls,
             RateLimits(control, controls),
-            Breakers(control, controls, events, Terms(math.inf, 60.0), 30.0),
+            Breakers(control, controls, events, rules, 30.0),
+            rules,
             Permits(control, controls, store),
         )
         alarm = BacklogAlarm(store, events, 1_000)

@@ -474,7 +474,7 @@ def test_only_one_of_8_threads_completes_a_job(store: Store, start: Start) -> No
 
     with ThreadPoolExecutor(8) as threads:
         done = list(threads.map(complete, range(8)))
-    assert [each for each in done if each] == [(job.lease, job.uid)]
+    assert [each for each in done if each] == [(job.lease, job.uid, None)]
 
 
 def test_a_running_job_is_read_with_and_without_its_fence(store: Store, start: Start) -> None:
@@ -746,8 +746,8 @@ hot = pytest.mark.parametrize(
         pytest.param(lambda unit: unit.claims.claim(DEFAULT_QUEUE, "w", at_most=9), id="claim"),
         pytest.param(lambda unit: unit.claims.next_due(), id="next_due"),
         pytest.param(lambda unit: unit.claims.waiting_since("default"), id="waiting_since"),
-        pytest.param(lambda unit: unit.claims.has_held(["task:a@1"]), id="has_held"),
-        pytest.param(lambda unit: unit.claims.release_held(["task:a@1"]), id="release_held"),
+        pytest.param(lambda unit: unit.lines.has(["task:a@1"], ["default"]), id="has in line"),
+        pytest.param(lambda unit: unit.lines.release(["task:a@1"]), id="release of a line"),
         pytest.param(lambda unit: unit.job_lists.count_held(), id="count_held"),
         pytest.param(lambda unit: unit.jobs.complete(1, 1), id="complete"),
         pytest.param(lambda unit: unit.job_lists.complete_all(SOME), id="complete_all"),

@@ -27,6 +27,8 @@ from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.breaker_rules import BreakerRules
+from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
 from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
@@ -228,15 +230,24 @@ def rates(
 
 
 @pytest.fixture
+def rules(failure_threshold: float) -> BreakerRules:
+    return BreakerRules(Terms(failure_threshold, 60.0))
+
+
+@pytest.fixture
 def breakers(
     control: Control,
     controls: Controls,
     events: Events,
-    failure_threshold: float,
+    rules: BreakerRules,
     ticks: Callable[[], int],
 ) -> Breakers:
-    terms = Terms(failure_threshold, 60.0)
-    return Breakers(control, controls, events, terms, LEASE_TIME.total_seconds(), clock=ticks)
+    return Breakers(control, controls, events, rules, LEASE_TIME.total_seconds(), clock=ticks)
+
+
+@pytest.fixture
+def breaker_service(control: Control, breakers: Breakers, rules: BreakerRules) -> BreakerService:
+    return BreakerService(control, breakers, rules)
 
 
 @pytest.fixture
@@ -257,15 +268,19 @@ def limiter(rates: RateLimits, limits: LimitService) -> QueueRateLimiter:
 
 
 @pytest.fixture
-def breaker(breakers: Breakers) -> QueueCircuitBreaker:
-    return QueueCircuitBreaker(breakers)
+def breaker(breakers: Breakers, breaker_service: BreakerService) -> QueueCircuitBreaker:
+    return QueueCircuitBreaker(breakers, breaker_service)
 
 
 @pytest.fixture
 def admission(
-    controls: Controls, rates: RateLimits, breakers: Breakers, permits: Permits
+    controls: Controls,
+    rates: RateLimits,
+    breakers: Breakers,
+    rules: BreakerRules,
+    permits: Permits,
 ) -> Admission:
-    return Admission(controls, rates, breakers, permits)
+    return Admission(controls, rates, breakers, rules, permits)
 
 
 @pytest.fixture

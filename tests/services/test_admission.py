@@ -7,11 +7,12 @@ from support.clock import FakeClock
 
 from queue_max.domain.job import DEFAULT_QUEUE, Job
 from queue_max.exceptions import LeaseLostError, Permanent
-from queue_max.limits.breaker import Breaker
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.services import dispatch as dispatch_module
 from queue_max.services.admission import Admission, Refusal
+from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
+from queue_max.services.controls import Controls
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
 from queue_max.services.recovery import RecoveryService
@@ -87,10 +88,18 @@ def test_who_gets_no_token_gives_the_pass_of_the_circuit_back(
 
 @pytest.mark.parametrize("rate_limit", [1])
 def test_who_may_not_pass_as_a_probe_gives_its_token_back(
-    admission: Admission, limiter: QueueRateLimiter, breakers: Breakers
+    admission: Admission,
+    limiter: QueueRateLimiter,
+    breaker_service: BreakerService,
+    controls: Controls,
+    clock: FakeClock,
 ) -> None:
-    breakers.open("stripe", 0.001)
-    breakers._controls.put(breakers.get("stripe").probed("another", 0, 0) or Breaker("stripe"))
+    is_open = breaker_service.open("stripe", 0.001)
+    clock.advance(0.01)
+    controls.now()
+    breaker_service.close("stripe")
+    breaker_service.open("stripe")
+    controls.put(is_open)  # as others see it that have not looked since
     assert admission.admit(a_job(breaker="stripe"))
     assert limiter.get_remaining_tokens() == 1
 

@@ -105,7 +105,9 @@ def test_the_contracts_attributes(queue: Queue) -> None:
         ({"version": 0}, "version=0"),
         ({"on_success": 5}, "on_success=5"),
         ({"colour": "red"}, "unknown colour"),
-        ({"rate_limit": 10}, "rate_limit=10"),
+        ({"rate_limit": 0}, "rate=0"),
+        ({"rate_limit": "10 a second"}, "should be as"),
+        ({"concurrency": 0}, "concurrency=0"),
     ],
 )
 def test_a_bad_option_is_refused_when_the_function_is_decorated(
