@@ -11,7 +11,7 @@ QueueError
 │   ├── ShardDamagedError           its file is not a sound database
 │   ├── ShardMissingError           its file is gone
 │   ├── ShardNotFoundError          no shard has that number (also a LookupError)
-│   ├── QueueFullError              the disk has no room for it
+│   ├── QueueFullError              the queue, or the disk, has no room (carries retry_after)
 │   ├── PartialBatchError           it refused its part of a batch (carries total, stored)
 │   └── SchemaError                 its tables are older or newer than this code
 ├── JobNotFoundError            no such job
@@ -96,7 +96,15 @@ class ShardMissingError(ShardError):
 
 
 class QueueFullError(ShardError):
-    """The disk has no room for more; `shard_id` is None when no shard was asked."""
+    """There is no room for more on the disk, or within `max_pending`; nothing was stored.
+
+    `retry_after` says in about how many seconds there may be, as fast as jobs left lately; 1.0
+    where nothing is known of that. `shard_id` is None when no shard was asked.
+    """
+
+    def __init__(self, shard_id: int | None, what: str, retry_after: float = 1.0) -> None:
+        super().__init__(shard_id, what)
+        self.retry_after = retry_after
 
     def _where(self, shard_id: int | None) -> str:
         return "" if shard_id is None else super()._where(shard_id)

@@ -111,6 +111,7 @@ def test_what_an_error_carries_stands_beside_it_in_the_tree() -> None:
     }
     assert carries == {
         "ShardError": "shard_id",
+        "QueueFullError": "retry_after",
         "PartialBatchError": "total",
         "RateLimitError": "retry_after",
         "CircuitBreakerOpenError": "retry_after",
@@ -171,6 +172,11 @@ def test_a_partial_batch_that_no_shard_refused_names_none() -> None:
 def test_a_full_disk_is_no_fault_of_the_control_database() -> None:
     assert str(exceptions.QueueFullError(None, "no room")) == "no room"
     assert str(exceptions.QueueFullError(3, "no room")) == "shard 3: no room"
+
+
+def test_a_full_queue_says_when_there_may_be_room() -> None:
+    assert exceptions.QueueFullError(None, "no room").retry_after == 1.0
+    assert exceptions.QueueFullError(None, "no room", 7.5).retry_after == 7.5
 
 
 def test_a_lost_lease_names_job_shard_and_fence() -> None:
