@@ -63,7 +63,8 @@ ANOTHER_LIFE = {
 }
 """What changes in a job that had failed for good, when it is to run again."""
 
-_NOBODYS = {"worker_id": None, "heartbeat": None, "held_by": None}
+NOBODYS = {"worker_id": None, "heartbeat": None, "held_by": None}
+"""What changes in a job when no worker has it any more, and nothing holds it."""
 
 _fence = bindparam("token", type_=BigInteger)
 _is_running = and_(
@@ -104,7 +105,7 @@ def _release(changed: frozenset[str], is_counted: bool, has_fence: bool) -> Comp
     if not is_counted:
         new["attempts"] = jobs.c.attempts - 1
     condition = (jobs.c.id == bindparam("job_id"), jobs.c.status == PROCESSING, *held)
-    return Compiled(update(jobs).where(*condition).values(_NOBODYS | new))
+    return Compiled(update(jobs).where(*condition).values(NOBODYS | new))
 
 
 class Completed(NamedTuple):
@@ -222,7 +223,7 @@ class JobRepository:
                 completed_at=self._now,
                 next_retry_at=None,
                 last_error=reason,
-                **_NOBODYS,
+                **NOBODYS,
             )
             .returning(jobs.c.concurrency_key)
         )

@@ -20,6 +20,7 @@ from queue_max.repositories.leases import LeaseRepository
 from queue_max.repositories.lines import LineRepository
 from queue_max.repositories.shard_metadata import ShardMetadataRepository
 from queue_max.repositories.unique_keys import UniqueKeyRepository
+from queue_max.repositories.waiting import WaitingRepository
 from queue_max.storage.database import Database
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class UnitOfWork:
     metadata: ShardMetadataRepository
     unique_keys: UniqueKeyRepository
     concurrency_keys: ConcurrencyKeyRepository
+    waiting: WaitingRepository
 
 
 def _one(_key: str) -> int:
@@ -156,6 +158,7 @@ class Store:
             ShardMetadataRepository(connection, now),
             UniqueKeyRepository(connection, shard_id, now),
             keys,
+            WaitingRepository(connection, now),
         )
 
 
