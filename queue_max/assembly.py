@@ -22,6 +22,7 @@ from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.admission import Admission
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.bounds import Bounds
 from queue_max.services.breaker_rules import BreakerRules
 from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
@@ -47,7 +48,7 @@ from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.services.why import WhyService
-from queue_max.settings import Durability, Settings
+from queue_max.settings import Durability, Settings, WhenFull
 from queue_max.storage import driver
 from queue_max.storage.bells import Bells
 from queue_max.storage.checkpoints import INTERVAL, Checkpointer
@@ -75,6 +76,7 @@ class Services:
     why: WhyService
     events: Events
     admission: Admission
+    bounds: Bounds
     intake: IntakeService
     dispatch: DispatchService
     dispatchers: Dispatchers
@@ -109,6 +111,7 @@ def build(
     settings: Settings,
     *,
     retry_policy: RetryPolicy,
+    full_timeout: float = 30.0,
     auto_migrate: bool = True,
     create: bool = True,
 ) -> Services:
@@ -144,7 +147,9 @@ def build(
         directory.close()
 
     try:
-        return _wire(settings, store, control, controls, directory, retry_policy, close)
+        return _wire(
+            settings, store, control, controls, directory, retry_policy, full_timeout, close
+        )
     except BaseException:
         close()
         raise
@@ -157,6 +162,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
     controls: Controls,
     directory: Directory,
     retry_policy: RetryPolicy,
+    full_timeout: float,
     close: Callable[[], None],
 ) -> Services:
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
@@ -204,7 +210,10 @@ def _wire(  # noqa: PLR0913 - all that was opened
         bells.ring(shard_id, but=presence.identity)
 
     store.on_release = hint
-    intake = IntakeService(store, events, alarm, directory.room, hint, rng, settings.max_retries)
+    bounds = _bounds(settings, store, full_timeout)
+    intake = IntakeService(
+        store, events, alarm, directory.room, hint, rng, settings.max_retries, bounds
+    )
     inspection, roster = InspectionService(store), Roster(control)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
     return Services(
@@ -222,6 +231,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
         why=WhyService(store, inspection, controls, rates, breakers, permits, roster),
         events=events,
         admission=admission,
+        bounds=bounds,
         intake=intake,
         dispatch=DispatchService(store, retry, admission, rng),
         dispatchers=dispatchers,
@@ -237,6 +247,15 @@ def _wire(  # noqa: PLR0913 - all that was opened
         inspection=inspection,
         schedules=ScheduleService(control, intake, inspection, rng),
         close=lambda: _close(dispatchers, bells, close),
+    )
+
+
+def _bounds(settings: Settings, store: Store, full_timeout: float) -> Bounds:
+    return Bounds(
+        store,
+        settings.max_pending,
+        patience=full_timeout if settings.when_full is WhenFull.BLOCK else 0.0,
+        drops_oldest=settings.when_full is WhenFull.DROP_OLDEST,
     )
 
 

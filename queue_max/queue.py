@@ -57,6 +57,14 @@ class Queue:
     - `circuit_breaker_timeout`: seconds before an open circuit lets a probe pass
       (CIRCUIT_TIMEOUT, 60).
     - `rate_limiter_timeout`: seconds that `pop_job` waits for the rate limiter.
+    - `max_pending`: jobs that may wait, now or for their time (MAX_PENDING, none), in all, or as a
+      dict by the names of queues, each with a bound of its own; `math.inf` for any number. It is
+      held within a process, and exceeded by no more than what other processes are storing at the
+      very same moment, a job or a batch for each of their threads. Jobs that come back, such as
+      retries, are never refused.
+    - `when_full`: what becomes of a new job then (WHEN_FULL): "raise", the default, is
+      QueueFullError; "block" waits for room, for `full_timeout` seconds, then raises; "drop_oldest"
+      cancels jobs that wait: the lowest priority first, of these the oldest.
     - `durability`: "full" (QUEUE_MAX_DURABILITY, the default) or "normal".
     - `retry`: the RetryPolicy of jobs that have none of their own; it holds in this process.
     - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
@@ -78,6 +86,9 @@ class Queue:
         rate_limiter_timeout: float = 5.0,
         *,
         durability: str | None = None,
+        max_pending: float | Mapping[str, float] | None = None,
+        when_full: str | None = None,
+        full_timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         auto_migrate: bool = True,
         create: bool = True,
@@ -86,6 +97,7 @@ class Queue:
         rate_limiter_timeout = checks.seconds(
             "rate_limiter_timeout", rate_limiter_timeout, zero=True
         )
+        full_timeout = checks.seconds("full_timeout", full_timeout, zero=True)
         settings = Settings.load(
             shards=shards,
             rate_limit=rate_limit,
@@ -94,12 +106,15 @@ class Queue:
             circuit_breaker_threshold=circuit_breaker_threshold,
             circuit_breaker_timeout=circuit_breaker_timeout,
             durability=durability,
+            max_pending=max_pending,
+            when_full=when_full,
         )
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry={checks.shown(retry)}: should be a RetryPolicy")
         self.services: Services = build(
             settings,
             retry_policy=retry or RetryPolicy(),
+            full_timeout=full_timeout,
             auto_migrate=auto_migrate,
             create=create,
         )
@@ -178,7 +193,8 @@ class Queue:
 
         Gives a dict of `id` and `shard_id`, with `key`, `created` and `result(timeout)`. Raises
         InvalidJobError, a ValueError, for a bad
-        argument, and ShardError when the job could not be stored.
+        argument, and ShardError when the job could not be stored: QueueFullError, with
+        `retry_after`, where there is no room for it.
         """
         handle = self.services.intake.submit(
             {
@@ -209,7 +225,8 @@ class Queue:
 
         Gives `total` and `jobs`, the handles in the same order. One bad job keeps all out:
         InvalidJobError names its position. PartialBatchError tells what other shards stored
-        when one could not.
+        when one could not. Where there is no room for all of them, none is stored: QueueFullError,
+        or InvalidJobError where there never is, since they are more than `max_pending`.
         """
         checks.instance("jobs", jobs, Iterable, "an iterable of dicts", error=InvalidJobError)
         handles = self.services.intake.submit_many(jobs)
@@ -223,6 +240,11 @@ class Queue:
 
         Nothing is taken of a file with a bad line: InvalidJobError names it. With
         `skip_bad_lines` the good ones are taken, and `skipped` counts the others.
+
+        In a queue with `max_pending`, a file is stored in parts that each need room, so that a
+        long one can wait for it; PartialBatchError tells how many jobs are stored when there is
+        none. With "raise", nothing is taken of a file without room as a whole, unless
+        `skip_bad_lines`.
         """
         if fmt not in tuple(Format):
             raise ConfigurationError(
@@ -458,6 +480,8 @@ class Queue:
         Jobs in `unavailable_shards`, which cannot be read, are not counted.
         Where a shard has more than 10,000 jobs in a state, its counts may be older than now: by
         a hundred times as long as it takes to count them, a few seconds for a million.
+        `max_pending` is as it was given, None where any number may wait; `dropped` counts the jobs
+        that this process cancelled to make room.
         """
         unavailable = self.services.inspection.unavailable()
         serving = set(self.services.store.shard_ids) - set(unavailable)
@@ -466,6 +490,8 @@ class Queue:
             "unavailable_shards": unavailable,
             "rate_limit": self.rate_limiter.rate_limit,
             "max_retries": self.max_retries,
+            "max_pending": self.services.settings.max_pending,
+            "dropped": self.services.bounds.dropped,
             "circuit_state": str(self.circuit_breaker.state),
             "circuit_failures": self.circuit_breaker.get_stats()["failure_count"],
             "tokens_available": self.rate_limiter.get_remaining_tokens(),
@@ -583,6 +609,7 @@ _UNLIMITED: Mapping[str, Any] = {
     "shards": 1,
     "rate_limit": math.inf,
     "circuit_breaker_threshold": math.inf,
+    "max_pending": math.inf,
     "durability": "normal",
 }
 

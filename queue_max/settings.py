@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from queue_max.checks import LARGEST, shown
 from queue_max.exceptions import ConfigurationError
@@ -28,6 +28,19 @@ class Durability(StrEnum):
 
     NORMAL = "normal"
     """Any death of the process; a power cut may take the last moments."""
+
+
+class WhenFull(StrEnum):
+    """What becomes of a new job when as many wait as may."""
+
+    RAISE = "raise"
+    """It is refused."""
+
+    BLOCK = "block"
+    """It waits for room, and is refused when that takes too long."""
+
+    DROP_OLDEST = "drop_oldest"
+    """The least urgent of those that wait is cancelled, of these the oldest."""
 
 
 class LogLevel(StrEnum):
@@ -55,6 +68,28 @@ def _whole_or_infinite(value: object) -> object:
             f"Input should be a whole number from 1 to {LARGEST}, or none for no limit"
         )
     return number
+
+
+def _bounds(value: object) -> object:
+    """Read a bound, or one for each of some names; "none" or infinity for none."""
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError("Input should name no queue twice")
+        value = dict(zip(names, (number.strip() for _, _, number in pairs), strict=True))
+    if value is None:  # what pydantic-settings finds for a dict that is not set
+        return None
+    if not isinstance(value, Mapping):
+        try:
+            number = _whole_or_infinite(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or as mail=100,default=1000") from None
+        return None if number == math.inf else number
+    if not value:
+        raise ValueError("Input should name at least one queue")
+    numbers = {name: _whole_or_infinite(number) for name, number in value.items()}
+    return {name: number for name, number in numbers.items() if number != math.inf}
 
 
 def _none_or_days(value: object) -> object:
@@ -112,6 +147,7 @@ MOST_MAPPED = 0x7FFF0000  # bytes; SQLite maps no more of a file
 
 Limit = Annotated[int | float, BeforeValidator(_whole_or_infinite)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
+Bounds = Annotated[int | dict[str, int] | None, NoDecode, BeforeValidator(_bounds)]
 Milliseconds = Annotated[Whole, Field(ge=1, le=LONGEST_MS)]
 Days = Annotated[Whole, Field(ge=0, le=36_500)]
 DaysOrNone = Annotated[Days | None, BeforeValidator(_none_or_days)]
@@ -164,6 +200,9 @@ class Settings(BaseSettings):
     cleanup_days_dead_letters: DaysOrNone = _named("CLEANUP_DAYS_DEAD_LETTERS", default=None)
     """Days that dead letters are kept, and their jobs; None: for ever."""
     alert_threshold: Whole = _named("QUEUE_ALERT_THRESHOLD", default=1_000, ge=1)
+    max_pending: Bounds = _named("MAX_PENDING", default=None)
+    """Jobs that may wait, in all or by the name of their queue; None: any number."""
+    when_full: WhenFull = _named("WHEN_FULL", default=WhenFull.RAISE)
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = _named(
         "QUEUE_MAX_LOG_LEVEL", default=LogLevel.WARNING
     )

@@ -2,6 +2,7 @@ import gc
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from queue_max import (
     Permanent,
     Queue,
     QueueError,
+    QueueFullError,
     QueueNotFoundError,
     SchemaError,
     ShardDamagedError,
@@ -1022,11 +1024,47 @@ def test_stats_tell_all_that_the_contract_names_and_more(make_queue: MakeQueue) 
         "unavailable_shards": [],
         "rate_limit": 50,
         "max_retries": 1,
+        "max_pending": None,
+        "dropped": 0,
         "circuit_state": "closed",
         "circuit_failures": 0,
         "tokens_available": 50.0,
         "is_healthy": True,
     }
+
+
+def test_a_queue_may_be_bounded(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_pending=2)
+    queue.enqueue_batch([{"payload": {}}] * 2)
+    with pytest.raises(QueueFullError):
+        queue.enqueue({})
+    assert queue.get_stats()["max_pending"] == 2
+    named = make_queue(max_pending={"mail": 1, "any": math.inf}, when_full="drop_oldest")
+    for _ in range(3):
+        named.enqueue({}, queue="mail")
+    named.enqueue({}, queue="any")
+    stats = named.get_stats()
+    assert (stats["max_pending"], stats["dropped"], stats["pending"]) == ({"mail": 1}, 2, 4)
+    blocking = make_queue(max_pending=1, when_full="block", full_timeout=0)
+    with pytest.raises(QueueFullError):
+        blocking.enqueue({})
+    assert make_queue(max_pending=math.inf).get_stats()["max_pending"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_pending": 0}, "max_pending=0: should be a whole number from 1"),
+        ({"max_pending": {"a,b": 1}}, "queue='a,b': should be a str"),
+        ({"when_full": "drop"}, "when_full='drop': should be 'raise', 'block' or 'drop_oldest'"),
+        ({"full_timeout": -1}, "full_timeout=-1: should be 0 seconds or more"),
+    ],
+)
+def test_what_is_no_bound_is_refused(
+    make_queue: MakeQueue, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        make_queue(**options)
 
 
 def test_stats_count_the_scheduled_among_the_pending(mixed_queue: Queue) -> None:

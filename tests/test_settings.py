@@ -66,13 +66,26 @@ VARIABLES = [
         "CLEANUP_DAYS_DEAD_LETTERS", "cleanup_days_dead_letters", None, (("0", 0), ("30", 30)), True
     ),
     Variable("QUEUE_ALERT_THRESHOLD", "alert_threshold", 1_000, (("1", 1), ("50", 50))),
+    Variable(
+        "MAX_PENDING",
+        "max_pending",
+        None,
+        (("1000", 1000), ("mail=100, default=none, slow=7", {"mail": 100, "slow": 7})),
+    ),
+    Variable(
+        "WHEN_FULL", "when_full", "raise", (("block", "block"), ("drop_oldest", "drop_oldest"))
+    ),
     Variable("QUEUE_MAX_LOG_LEVEL", "log_level", "WARNING", (("debug", "DEBUG"), ("INFO", "INFO"))),
     Variable(
         "QUEUE_MAX_DURABILITY", "durability", "full", (("normal", "normal"), ("full", "full"))
     ),
 ]
 LIMITS = [each for each in VARIABLES if each.default in (160, 5)]
-COUNTS = [each for each in VARIABLES if each not in LIMITS and isinstance(each.value, int)]
+COUNTS = [
+    each
+    for each in VARIABLES
+    if each not in LIMITS and isinstance(each.value, int) and each.field != "max_pending"
+]
 TIMES = ["DB_BUSY_TIMEOUT", "HEARTBEAT_INTERVAL", "STUCK_TIMEOUT", "RECOVERY_INTERVAL"]
 
 each_variable = pytest.mark.parametrize("variable", VARIABLES, ids=lambda each: each.name)
@@ -317,6 +330,34 @@ def test_no_number_but_that_of_the_days_of_a_kind_can_be_none(
 @pytest.mark.parametrize("value", [True, False, 1.5, "abc", [1], math.nan], ids=repr)
 def test_an_argument_that_is_no_whole_number_is_refused(variable: Variable, value: object) -> None:
     assert refusal(**{variable.field: value}).startswith(f"{variable.field}={value!r}: should be ")
+
+
+@pytest.mark.parametrize("text", ["none", "inf", " NONE "])
+def test_any_number_of_jobs_may_wait_where_that_is_said(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_PENDING", "7")
+    assert Settings.load(max_pending=math.inf).max_pending is None
+    monkeypatch.setenv("QUEUE_MAX_MAX_PENDING", text)
+    assert Settings.load().max_pending is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "-1", "1.5", "many", "mail", "mail=", "mail=0", "mail=x", "mail=5,mail=6", "5,6", "="],
+)
+def test_a_text_that_is_no_bound_is_refused_by_name(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE_MAX_MAX_PENDING", text)
+    assert refusal().startswith(f"QUEUE_MAX_MAX_PENDING='{text}': should ")
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.5, True, "x", [1], {}, {"mail": 0}, {"mail": True}, {"mail": {}}], ids=repr
+)
+def test_an_argument_that_is_no_bound_is_refused_by_name(value: object) -> None:
+    assert refusal(max_pending=value).startswith(f"max_pending={value!r}: should ")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from queue_max.exceptions import (
 )
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
 from queue_max.services.backlog import BacklogAlarm
+from queue_max.services.bounds import Bounds
 from queue_max.services.combining import Combining
 from queue_max.storage.room import Room
 
@@ -61,6 +62,7 @@ class IntakeService:
         hint: Callable[[int], None],
         rng: random.Random,
         max_retries: int,
+        bounds: Bounds | None = None,
     ) -> None:
         self._store = store
         self._events = events
@@ -69,6 +71,7 @@ class IntakeService:
         self._hint = hint
         self._rng = rng
         self._max_retries = max_retries
+        self._bounds = bounds or Bounds(store)
         # One line of those who store for each shard, which may be locked, and one for jobs that
         # can go to any.
         self._lines = {
@@ -80,13 +83,14 @@ class IntakeService:
         """Store one job, described by the arguments of `enqueue`.
 
         Those that threads hand in at the same time are stored together, but for a job that is to
-        wait no longer than `wait` seconds for the shard it is bound to.
+        wait no longer than `wait` seconds for room, or for the shard it is bound to.
         """
         job = self._check_fields(item)
-        if wait is None:
-            outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)
-        else:
-            [outcome] = self._store_by_shard([job], self._choose_shard, wait)
+        with self._bounds.room_for((job,), wait):
+            if wait is None:
+                outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)
+            else:
+                [outcome] = self._store_by_shard([job], self._choose_shard, wait)
         if isinstance(outcome, QueueError):
             raise outcome
         self._tell([outcome])
@@ -111,11 +115,11 @@ class IntakeService:
         if not path.is_file():
             raise InvalidJobError(f"{path} is not a regular file: it could not be read twice")
         if not skip_bad_lines:
-            for _job in self._checked(read_jobs(path, file_format), skip_bad_lines):
-                pass
+            self._bounds.foresee(self._checked(read_jobs(path, file_format), skip_bad_lines))
         taken = lines_read = 0
         try:
-            for chunk in _chunks(read_jobs(path, file_format)):
+            size = self._bounds.largest_part(BATCH)
+            for chunk in _chunks(read_jobs(path, file_format), size):
                 good = list(self._checked(chunk, skip_bad_lines))
                 taken += len(self._store_all(good, taken))
                 lines_read += len(chunk)
@@ -166,7 +170,11 @@ class IntakeService:
 
         Raises PartialBatchError when some, or the number `before`, are stored and others not.
         """
-        outcomes = self._store_by_shard(new, self._choose_shard)
+        try:
+            with self._bounds.room_for(new):
+                outcomes = self._store_by_shard(new, self._choose_shard)
+        except QueueFullError as error:
+            outcomes = [error for _ in new]
         stored = [each for each in outcomes if isinstance(each, JobHandle)]
         self._tell(stored)
         for refusal in outcomes:
@@ -254,13 +262,13 @@ class IntakeService:
         self._alarm.added(len(new))
 
 
-def _chunks(lines: Iterable[tuple[int, object]]) -> Iterator[list[tuple[int, object]]]:
+def _chunks(lines: Iterable[tuple[int, object]], size: int) -> Iterator[list[tuple[int, object]]]:
     """Give lines many at once; where a file breaks off, first those that came before."""
     chunk: list[tuple[int, object]] = []
     try:
         for line in lines:
             chunk.append(line)
-            if len(chunk) == BATCH:
+            if len(chunk) == size:
                 yield chunk
                 chunk = []
     except InvalidJobError:

@@ -58,6 +58,18 @@ def test_enqueue_makes_the_queue_where_there_is_none(cli: Cli, data_dir: Path) -
     assert sorted(path.name for path in data_dir.glob("*.db")) == ["control.db", "shard_0.db"]
 
 
+def test_a_full_queue_is_told_in_one_line(
+    cli: Cli, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE_MAX_MAX_PENDING", "1")
+    assert cli("enqueue", "--payload", "{}").exit_code == 0
+    result = cli("enqueue", "--payload", "{}")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith("Error: the queue is full: max_pending is 1, and ")
+    assert result.stderr.count("\n") == 1
+    assert queue.get_pending_count() == 1
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
