@@ -214,10 +214,11 @@ def test_a_schedule_whose_job_has_no_room_fires_it_later(
 
 @three_shards
 def test_a_job_whose_key_another_has_needs_no_room(
-    intake: IntakeService, inspection: InspectionService
+    intake: IntakeService, add: Callable[..., list[int]]
 ) -> None:
     keyed = [number(n, unique_key=f"k{n}") for n in range(3)]
     first = intake.submit_many(keyed)
+    add(5)
     assert intake.submit(keyed[1]).key == first[1].key
     assert [each.created for each in intake.submit_many(keyed * 2)] == [False] * 6
     with pytest.raises(QueueFullError):
@@ -502,8 +503,9 @@ def test_threads_of_a_process_never_exceed_the_bound_and_use_all_of_it(
     rng: Any,
     options: dict[str, Any],
     inspection: InspectionService,
-    add: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("queue_max.services.bounds.PATIENCE", 60.0)  # on a slow machine
     intake = IntakeService(
         store, events, alarm, room, lambda _: None, rng, 3, Bounds(store, 40, **options)
     )
