@@ -158,7 +158,7 @@ class Store:
             ShardMetadataRepository(connection, now),
             UniqueKeyRepository(connection, shard_id, now),
             keys,
-            WaitingRepository(connection, now),
+            WaitingRepository(connection, now, keys),
         )
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 
 from queue_max.domain.job import JobPriority
 from queue_max.repositories.compiled import Compiled, is_sqlite
+from queue_max.repositories.concurrency_keys import ConcurrencyKeyRepository
 from queue_max.repositories.jobs import NOBODYS
 from queue_max.storage.schema import CANCELLED, PENDING, SCHEDULED, jobs
 
@@ -70,9 +71,12 @@ _oldest_scheduled, _oldest_scheduled_of_queue = (
 class WaitingRepository:
     """The jobs of one shard that wait, within one transaction; of all queues, or of a named one."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(
+        self, connection: Connection, now: datetime, keys: ConcurrencyKeyRepository
+    ) -> None:
         self._connection = connection
         self._now = now
+        self._keys = keys
 
     def last_id(self) -> int:
         """Tell the highest id that a job of this shard ever got; 0 where there was none.
@@ -127,5 +131,9 @@ class WaitingRepository:
                 last_error=reason,
                 **NOBODYS,
             )
+            .returning(jobs.c.concurrency_key)
         )
-        return self._connection.execute(statement).rowcount
+        keys = self._connection.execute(statement).scalars().all()
+        for key in keys:
+            self._keys.note(key)
+        return len(keys)
