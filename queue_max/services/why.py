@@ -10,7 +10,7 @@ from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reasons import Explanation, Kind, Reason
 from queue_max.domain.reference import JobRef
 from queue_max.domain.tasks import gate_of_job, missing, remedy
-from queue_max.exceptions import ShardError
+from queue_max.exceptions import ShardError, ShardNotFoundError
 from queue_max.limits import scopes
 from queue_max.limits.breaker import DEFAULT_BREAKER
 from queue_max.limits.circuit_breaker import CircuitState
@@ -56,6 +56,8 @@ class WhyService:
             found = self._inspection.find(job)
             self._controls.refresh()
             reasons = tuple(self._reasons(found))
+        except ShardNotFoundError:
+            raise
         except ShardError as error:
             text = f"its shard cannot be read: {error}"
             return Explanation(str(ref), None, (Reason(Kind.SHARD, text),))

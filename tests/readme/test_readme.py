@@ -1,4 +1,4 @@
-"""The blocks of README and docs/tasks.md do what they say: each is run, in a folder of its own."""
+"""The blocks of README and docs do what they say: each is run, in a folder of its own."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/tasks.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/limits.md")
 
 pytestmark = pytest.mark.slow
 
