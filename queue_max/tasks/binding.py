@@ -37,6 +37,32 @@ def default_queue_of_block(queue: Queue) -> Iterator[None]:
         set_default_queue(before)
 
 
+@contextmanager
+def default_queue_where_none(queue: Queue) -> Iterator[None]:
+    """Let all tasks that were not given a queue use this one within the block.
+
+    A default queue that there is already stays; so does one that is set within the block.
+    """
+    global _default
+    with _lock:
+        is_first = _default is None
+        if is_first:
+            _default = queue
+    try:
+        yield
+    finally:
+        with _lock:
+            if is_first and _default is queue:
+                _default = None
+
+
+def standing_default() -> Queue | None:
+    """Give the default queue if there is one by now; none is opened for that."""
+    with _lock:
+        found = _default
+    return found if found is None or isinstance(found, Queue) else found()
+
+
 def default_queue() -> Queue:
     """Give the queue of tasks that were not given one; within a job, that of its worker."""
     global _default
