@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -42,6 +43,17 @@ _WORDS = "queue_max.words"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Another program that has our commands among its own, given as the `obj` of their context."""
+
+    open_queue: Callable[[bool], Queue]
+    """Gives its queue, made if need be where it is told so; closing it is for the host."""
+    load_settings: Callable[[], Settings]
+    program: Sequence[str]
+    """The words that have another process run the same command."""
+
+
 class Fault(click.ClickException):
     """An expected fault: one line on stderr and an exit code."""
 
@@ -59,7 +71,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except QueueError as error:
-            raise Fault(str(error), _exit_code(error)) from error
+            raise Fault(str(error), exit_code_of(error)) from error
 
 
 class RepeatableCommand(click.Command):
@@ -71,12 +83,17 @@ class RepeatableCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def repeated(ctx: click.Context, *more: str) -> list[str]:
-    """Give the command line of a RepeatableCommand; what it was told beats `more` options."""
+def repeated(ctx: click.Context, program: Sequence[str], *more: str) -> list[str]:
+    """Give the command line of a RepeatableCommand; what it was told beats `more` options.
+
+    It begins with the words that start our program, unless it was run by another one.
+    """
+    if (host := ctx.find_object(Host)) is not None:
+        return [*host.program, *more, *ctx.meta[_WORDS]]
     before = [
         f"--{name.replace('_', '-')}={value}" for name, value in ctx.meta.get(_META, {}).items()
     ]
-    return [*before, str(ctx.info_name), *more, *ctx.meta[_WORDS]]
+    return [*program, *before, str(ctx.info_name), *more, *ctx.meta[_WORDS]]
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -123,6 +140,8 @@ def _json(text: str, param_hint: str | None = None) -> Any:
 
 def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:
     """Open the queue that the options name; it is closed when the command ends."""
+    if (host := ctx.find_object(Host)) is not None:
+        return host.open_queue(create)
     load_settings(ctx)
     queue = Queue(**ctx.meta.get(_META, {}), create=create)
     ctx.call_on_close(queue.close)
@@ -131,6 +150,8 @@ def open_queue(ctx: click.Context, *, create: bool = False) -> Queue:
 
 def load_settings(ctx: click.Context) -> Settings:
     """Read the settings beneath the options, once a command; warn of variables that are none."""
+    if (host := ctx.find_object(Host)) is not None:
+        return host.load_settings()
     settings = Settings.load(**ctx.meta.get(_META, {}))
     logging.getLogger().setLevel(settings.log_level)
     for name, nearest in misspelt().items():
@@ -138,5 +159,6 @@ def load_settings(ctx: click.Context) -> Settings:
     return settings
 
 
-def _exit_code(error: QueueError) -> int:
+def exit_code_of(error: QueueError) -> int:
+    """Tell by which exit code a program ends that an error of the library ends."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILURE)

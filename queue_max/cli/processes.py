@@ -174,7 +174,7 @@ def supervise(
     options.check_memory()
     places = options.processes or 1
     supervisor = Supervisor(
-        lambda line: [*_program(), *repeated(ctx, f"--supervised={line}", *defaults)],
+        lambda line: repeated(ctx, _program(), f"--supervised={line}", *defaults),
         places,
         say=lambda words: output.say(f"  {words}"),
         until_done=options.burst,
