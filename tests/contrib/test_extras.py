@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("extra", ["fastapi"])
+@pytest.mark.parametrize("extra", ["fastapi", "flask"])
 def test_a_missing_framework_is_told_with_the_extra_that_has_it(extra: str) -> None:
     code = f"import sys; sys.modules[{extra!r}] = None; import queue_max.contrib.{extra}"
     done = subprocess.run(

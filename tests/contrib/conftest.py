@@ -1,4 +1,4 @@
-"""Apps on queues without limits."""
+"""Apps on queues without limits, and tasks of one test alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
