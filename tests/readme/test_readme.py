@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/tasks.md", "docs/limits.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/limits.md", "docs/integrations.md")
 
 pytestmark = pytest.mark.slow
 

@@ -87,6 +87,16 @@ def test_commands_look_at_the_queue_of_the_app(here: Here, of_the_shop: Queue) -
     assert "at revision" in here("db", "upgrade").stdout
 
 
+def test_commands_look_at_the_queue_that_was_given(queue: Queue) -> None:
+    app = Flask("shop")
+    QueueExtension(app, queue)
+    queue.enqueue({})
+    run = app.test_cli_runner().invoke
+    assert json.loads(run(args=["queue-max", "stats", "--json"]).stdout)["pending"] == 1
+    assert run(args=["queue-max", "health"]).exit_code == 0
+    assert queue.get_pending_count() == 1  # it is still open
+
+
 def test_faults_are_told_in_words_with_the_exit_codes_of_queue_max(here: Here) -> None:
     done = here("stats")
     assert done.exit_code == 4

@@ -140,6 +140,20 @@ def test_a_job_of_a_queue_of_no_app_fails_in_words(ext: QueueExtension, tmp_path
         assert "start workers by `flask --app ... queue-max worker`" in str(job.last_error)
 
 
+def test_what_a_job_enqueues_goes_to_the_queue_that_it_came_from(
+    app: Flask, ext: QueueExtension, other_queue: Queue
+) -> None:
+    @ext.task
+    def inner() -> None: ...
+
+    @ext.task
+    def outer() -> None:
+        inner.delay()
+
+    outer.using(queue=other_queue).delay()
+    assert other_queue.drain() == 2
+
+
 def test_no_app_is_kept_alive(ext: QueueExtension, tmp_path: Path) -> None:
     app = app_in(tmp_path / "shop")
     ext.init_app(app)
