@@ -16,7 +16,8 @@ from queue_max.domain.queues import QueueChoice
 from queue_max.exceptions import ConfigurationError, QueueError
 from queue_max.queue import Queue
 from queue_max.tasks.binding import default_queue_where_none, standing_default
-from queue_max.workers.base import Queues
+from queue_max.workers.async_worker import AsyncWorker
+from queue_max.workers.base import BaseWorker, Queues
 from queue_max.workers.pool import WorkerPool
 from queue_max.workers.repertoire import ProcessFunction, check_function
 from queue_max.workers.worker import Worker
@@ -44,6 +45,7 @@ class Hosting:
         workers: int = 0,
         process_function: ProcessFunction | None = None,
         *,
+        concurrency: int | None = None,
         queues: Queues | None = None,
         stop_timeout: float | None = STOP_TIMEOUT,
     ) -> None:
@@ -54,6 +56,9 @@ class Hosting:
         if process_function is not None:
             check_function("process_function", process_function)
         self._function = process_function
+        if concurrency is not None:
+            checks.whole("concurrency", concurrency, at_least=1)
+        self._concurrency = concurrency
         self._queues = None if queues is None else QueueChoice.of(queues)
         if stop_timeout is not None:
             checks.seconds("stop_timeout", stop_timeout, zero=True)
@@ -67,6 +72,7 @@ class Hosting:
             self._source,
             self._workers,
             self._function,
+            concurrency=self._concurrency,
             queues=self._queues,
             stop_timeout=self._stop_timeout,
         )
@@ -99,19 +105,22 @@ class Hosting:
         queue = self._queue()
         self._opened.enter_context(default_queue_where_none(queue))
         if self._workers:
-            me = f"{socket.gethostname()}-{os.getpid()}"
-            self._pool = WorkerPool(
-                [
-                    Worker(f"{me}-web-{number}", self._function, queue, queues=self._queues)
-                    for number in range(1, self._workers + 1)
-                ]
-            )
+            numbers = range(1, self._workers + 1)
+            self._pool = WorkerPool([self._worker(number, queue) for number in numbers])
             logger.info(
                 "this process runs %d worker(s) of %s, as each process of the server does",
                 self._workers,
                 queue.services.folder,
             )
         return queue
+
+    def _worker(self, number: int, queue: Queue) -> BaseWorker:
+        name = f"{socket.gethostname()}-{os.getpid()}-web-{number}"
+        if self._concurrency is None:
+            return Worker(name, self._function, queue, queues=self._queues)
+        return AsyncWorker(
+            name, self._function, queue, concurrency=self._concurrency, queues=self._queues
+        )
 
     def _queue(self) -> Queue:
         """Give the queue; one that is opened here is closed in the end."""

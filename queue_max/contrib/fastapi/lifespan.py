@@ -11,11 +11,12 @@ from queue_max.workers.repertoire import ProcessFunction
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
-def queue_lifespan(
+def queue_lifespan(  # noqa: PLR0913 - what there is to say of it
     queue: QueueSource = None,
     *,
     workers: int = 0,
     process_function: ProcessFunction | None = None,
+    concurrency: int | None = None,
     queues: Queues | None = None,
     stop_timeout: float | None = STOP_TIMEOUT,
     lifespan: Lifespan | None = None,
@@ -27,12 +28,20 @@ def queue_lifespan(
       `request.state.queue` and `app.state.queue`, and tasks without a queue use it, unless the
       program has set another default.
     - `workers`: so many run jobs in this process, and in each other process of the server; `queues`
-      and `process_function` as for `Worker`. When the app ends they take no further job; what runs
-      has `stop_timeout` seconds (None: as long as it likes), and then goes back to the queue.
+      and `process_function` as for `Worker`. With `concurrency`, each is an AsyncWorker, with a
+      loop of its own. When the app ends they take no further job; what runs has `stop_timeout`
+      seconds (None: as long as it likes), and then goes back to the queue.
     - `lifespan`: another one, of the app's own. It finds the queue open, begins before workers do,
       and ends when they have ended; its state is kept beside ours.
     """
-    hosting = Hosting(queue, workers, process_function, queues=queues, stop_timeout=stop_timeout)
+    hosting = Hosting(
+        queue,
+        workers,
+        process_function,
+        concurrency=concurrency,
+        queues=queues,
+        stop_timeout=stop_timeout,
+    )
 
     @asynccontextmanager
     async def running(app: Any) -> AsyncIterator[dict[str, Any]]:

@@ -32,19 +32,25 @@ class QueueMiddleware:
     that ends with a ShardError is answered with 503, unless the app has a handler for it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - four of them are the contract's
         self,
         app: App,
         queue: QueueSource = None,
         max_workers: int = 2,
         process_function: ProcessFunction | None = None,
         *,
+        concurrency: int | None = None,
         queues: Queues | None = None,
         stop_timeout: float | None = STOP_TIMEOUT,
     ) -> None:
         self.app = app
         self._hosting = Hosting(
-            queue, max_workers, process_function, queues=queues, stop_timeout=stop_timeout
+            queue,
+            max_workers,
+            process_function,
+            concurrency=concurrency,
+            queues=queues,
+            stop_timeout=stop_timeout,
         )
         self._queue: Queue | None = None
 

@@ -153,6 +153,21 @@ def test_workers_take_jobs_of_the_queues_that_were_named(make: Make) -> None:
         assert queue.get_job(left).is_pending
 
 
+def test_coroutines_run_many_at_a_time_where_that_is_asked_for(make: Make) -> None:
+    meeting: set[int] = set()
+
+    async def meet(payload: dict[str, Any]) -> None:
+        meeting.add(payload["n"])
+        while len(meeting) < 3:
+            await asyncio.sleep(0.001)
+
+    app = make(workers=1, process_function=meet, concurrency=3)
+    with TestClient(app):
+        queue: Queue = app.state.queue
+        for handle in [queue.enqueue({"n": n}, keep_result=60) for n in range(3)]:
+            handle.result(timeout=30)
+
+
 def test_the_end_of_the_app_waits_for_the_job_that_runs(make: Make) -> None:
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -447,6 +462,7 @@ def test_an_app_of_starlette_alone_will_do() -> None:
         ({"workers": True}, "workers=True"),
         ({"process_function": 5}, "process_function=5"),
         ({"process_function": lambda: None}, "process_function"),
+        ({"concurrency": 0}, "concurrency=0"),
         ({"stop_timeout": -1}, "stop_timeout=-1"),
         ({"queues": "mail=0"}, "mail"),
     ],

@@ -395,6 +395,7 @@ def test_handlers_of_the_apps_own_stay(
     assert (answer.status_code, answer.text) == (507, "mine")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_of_fork_uses_the_queue_whether_it_was_opened_before_or_not(
     app: Flask, ext: QueueExtension
 ) -> None:
