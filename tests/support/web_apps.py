@@ -1,4 +1,4 @@
-"""Apps on queues without limits, and tasks of one test alone."""
+"""Fixtures for tests of web applications: queues without limits, tasks of one test alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from queue_max.workers.repertoire import tasks
 
 
 @pytest.fixture(autouse=True)
-def _no_default_queue(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[None]:
+def web_settings(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[None]:
     """Queues that nobody describes lie in the test's folder; no test leaves a default queue."""
     monkeypatch.setenv("DATA_DIR", str(data_dir))
     monkeypatch.setenv("NUM_SHARDS", "1")
