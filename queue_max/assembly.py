@@ -46,6 +46,7 @@ from queue_max.services.retry import RetryService
 from queue_max.services.roster import Roster
 from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.services.why import WhyService
 from queue_max.settings import Durability, Settings, WhenFull
@@ -183,6 +184,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
     leases = LeaseService(store, presence)
     settlement = SettlementService(store, admission, events)
     unknown_tasks = UnknownTasks(events)
+    watch = ShardWatch(events)
 
     def make_exchange(abilities: Abilities) -> Exchange:
         return Exchange(store, settlement, retry, leases, admission, abilities)
@@ -200,6 +202,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
             admission,
             leases,
             rng,
+            watch,
         )
 
     dispatchers = Dispatchers(make_exchange, make_dispatcher)
@@ -233,7 +236,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
         admission=admission,
         bounds=bounds,
         intake=intake,
-        dispatch=DispatchService(store, retry, admission, rng),
+        dispatch=DispatchService(store, retry, admission, rng, events, watch),
         dispatchers=dispatchers,
         leases=leases,
         presence=presence,

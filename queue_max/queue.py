@@ -283,8 +283,11 @@ class Queue:
         STUCK_TIMEOUT unless `heartbeat` prolongs it.
         """
         checks.text("worker_id", worker_id)
-        patience = self.rate_limiter_timeout
-        return self.services.dispatch.claim(worker_id, patience, queue=queue_name(queue))
+        dispatch, patience = self.services.dispatch, self.rate_limiter_timeout
+        job = dispatch.claim(worker_id, patience, queue=queue_name(queue))
+        if job is not None:
+            dispatch.tell_started(job)
+        return job
 
     def complete_job(
         self, job_id: int, shard_id: int, fence: int | None = None, *, result: Any = None
@@ -520,10 +523,21 @@ class Queue:
     def on(self, event: str, callback: Callback) -> Self:
         """Call `callback` whenever an event happens in this process, once it is stored.
 
-        Keyword arguments: job_enqueued and job_completed have `job_id`, `shard_id`; job_failed
-        (given up) and job_retried have `error` too; alert has `type`, `pending`, `threshold`.
+        Keyword arguments: all events of jobs have `job_id`, `shard_id`; job_started `worker_id`
+        too; job_retried, job_failed (given up) and job_recovered (taken from a worker that is
+        silent or dead) `error`; job_dead_lettered `error`, `reason`; job_cancelled `reason`.
+        alert has `type`, `pending`, `threshold`; circuit_opened `name`, `failures`, `error`;
+        circuit_closed `name`; shard_unavailable `shard_id`, `error`; shard_available `shard_id`.
+
+        It is called in the thread where the event happens, which waits for it; what it raises is
+        logged. What happens in no worker, such as recovery, is told by a thread for that alone.
         """
         self.services.events.on(event, callback)
+        return self
+
+    def off(self, event: str, callback: Callback) -> Self:
+        """Undo one `on`; harmless where there was none."""
+        self.services.events.off(event, callback)
         return self
 
     def batch(self) -> AbstractContextManager[None]:

@@ -69,14 +69,17 @@ def written_by_another(queue: Queue, shard_id: int = 0) -> Iterator[None]:
         yield
 
 
+GIVEN_UP = ["job_failed", "job_dead_lettered"]
+
+
 def recorded(queue: Queue) -> list[tuple[str, dict[str, Any]]]:
-    """Give a list that grows by each event of the queue."""
+    """Give a list that grows by each event of the queue, but for those of `pop_job`."""
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def note(name: str) -> Callable[..., None]:
         return lambda **facts: seen.append((name, facts))
 
-    for event in EVENTS:
+    for event in EVENTS.keys() - {"job_started"}:
         queue.on(event, note(event))
     return seen
 
@@ -675,7 +678,9 @@ def test_a_permanent_failure_buries_the_job(queue: Queue) -> None:
     (letter,) = queue.shard_manager.get_dead_letter_queue(0)
     assert letter["original_job_id"] == 1
     assert (letter["error"], letter["error_type"]) == ("bad page", "ValueError")
-    assert events == [("job_failed", {"job_id": 1, "shard_id": 0, "error": "bad page"})]
+    facts = {"job_id": 1, "shard_id": 0, "error": "bad page"}
+    why = {"reason": "permanent"}
+    assert events == [("job_failed", facts), ("job_dead_lettered", facts | why)]
 
 
 @pytest.mark.parametrize("max_retries", [0, 2])
@@ -686,7 +691,7 @@ def test_a_job_has_one_attempt_more_than_retries_and_is_then_buried_once(
     events = recorded(queue)
     for _ in range(max_retries + 1):
         run_next(queue, "it broke")
-    assert [name for name, _ in events] == ["job_retried"] * max_retries + ["job_failed"]
+    assert [name for name, _ in events] == ["job_retried"] * max_retries + GIVEN_UP
     assert queue.get_failed_jobs()[0].attempts == max_retries + 1
     assert len(queue.shard_manager.get_dead_letter_queue(0)) == 1
 
@@ -796,7 +801,7 @@ def test_a_job_whose_worker_went_silent_is_pending_again(queue: Queue) -> None:
     assert queue.recover_orphans() == 1
     (job,) = queue.list_jobs()
     assert (job.status, job.attempts, job.worker_id) == (JobStatus.PENDING, 1, None)
-    assert [name for name, _ in events] == ["job_retried"]
+    assert [name for name, _ in events] == ["job_recovered", "job_retried"]
 
 
 def test_a_job_whose_lease_is_not_over_is_left_alone(queue: Queue) -> None:
@@ -834,7 +839,8 @@ def test_a_job_that_kills_its_workers_is_buried_in_the_end(queue: Queue) -> None
         lose_all_leases(queue)
         assert queue.recover_orphans() == 1
     assert queue.pop_job("w") is None
-    assert [name for name, _ in events] == ["job_retried", "job_retried", "job_failed"]
+    again = ["job_recovered", "job_retried"]
+    assert [name for name, _ in events] == [*again, *again, "job_recovered", *GIVEN_UP]
     assert len(queue.shard_manager.get_dead_letter_queue(0)) == 1
 
 
@@ -1256,9 +1262,50 @@ def test_subscriptions_can_be_chained(queue: Queue) -> None:
     assert queue.on("job_enqueued", print).on("alert", print) is queue
 
 
-def test_an_unknown_event_is_a_value_error(queue: Queue) -> None:
+def test_a_subscription_can_be_undone(queue: Queue) -> None:
+    heard: list[int] = []
+
+    def note(job_id: int, shard_id: int) -> None:
+        heard.append(job_id)
+
+    queue.on("job_enqueued", note)
+    queue.enqueue({})
+    assert queue.off("job_enqueued", note).off("alert", note) is queue
+    queue.enqueue({})
+    assert heard == [1]
+
+
+def test_a_job_that_is_given_out_by_hand_has_started(queue: Queue) -> None:
+    started: list[dict[str, Any]] = []
+    queue.on("job_started", lambda **facts: started.append(facts))
+    assert queue.pop_job("w") is None
+    queue.enqueue({})
+    assert queue.pop_job("w") is not None
+    assert started == [{"job_id": 1, "shard_id": 0, "worker_id": "w"}]
+
+
+def test_a_job_that_is_drained_has_started_unless_nobody_can_run_it(queue: Queue) -> None:
+    started: list[dict[str, Any]] = []
+    queue.on("job_started", lambda **facts: started.append(facts))
+    queue.enqueue({"args": []}, task="nobody.knows")
+    queue.enqueue({})
+    assert queue.drain(print) == 1
+    assert started == [{"job_id": 2, "shard_id": 0, "worker_id": "drain"}]
+
+
+def test_a_cancelled_job_is_told_of_by_its_id_however_it_was_named(queue: Queue) -> None:
+    cancelled: list[dict[str, Any]] = []
+    queue.on("job_cancelled", lambda **facts: cancelled.append(facts))
+    handle = queue.enqueue({})
+    assert queue.cancel(handle.key) is True
+    assert queue.cancel(handle.key) is False
+    assert cancelled == [{"job_id": 1, "shard_id": 0, "reason": "called off"}]
+
+
+@pytest.mark.parametrize("subscribe", [Queue.on, Queue.off])
+def test_an_unknown_event_is_a_value_error(queue: Queue, subscribe: Callable[..., object]) -> None:
     with pytest.raises(ConfigurationError, match="Unknown event: 'job_lost'") as raised:
-        queue.on("job_lost", print)
+        subscribe(queue, "job_lost", print)
     assert isinstance(raised.value, ValueError)
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from queue_max import checks
@@ -12,16 +13,24 @@ from queue_max.exceptions import ConfigurationError
 logger = logging.getLogger(__name__)
 
 Callback = Callable[..., object]
+Telling = Callable[[], object]
 
-EVENTS = (
-    "job_enqueued",
-    "job_completed",
-    "job_failed",
-    "job_retried",
-    "alert",
-    "circuit_opened",
-    "circuit_closed",
-)
+EVENTS: Mapping[str, Sequence[str]] = {
+    "job_enqueued": ("job_id", "shard_id"),
+    "job_started": ("job_id", "shard_id", "worker_id"),
+    "job_completed": ("job_id", "shard_id"),
+    "job_retried": ("job_id", "shard_id", "error"),
+    "job_failed": ("job_id", "shard_id", "error"),
+    "job_dead_lettered": ("job_id", "shard_id", "error", "reason"),
+    "job_cancelled": ("job_id", "shard_id", "reason"),
+    "job_recovered": ("job_id", "shard_id", "error"),
+    "alert": ("type", "pending", "threshold"),
+    "circuit_opened": ("name", "failures", "error"),
+    "circuit_closed": ("name",),
+    "shard_unavailable": ("shard_id", "error"),
+    "shard_available": ("shard_id",),
+}
+"""All events, each with the names of its facts."""
 
 
 class Events:
@@ -33,12 +42,14 @@ class Events:
 
     def on(self, event: str, callback: Callback) -> None:
         """Call `callback` with keyword arguments whenever the event happens."""
-        if event not in EVENTS:
-            raise ConfigurationError(
-                f"Unknown event: {checks.shown(event)}; there are {', '.join(sorted(EVENTS))}"
-            )
         checks.function("callback", callback)
-        self._callbacks[event].append(callback)
+        self._callbacks_of(event).append(callback)
+
+    def off(self, event: str, callback: Callback) -> None:
+        """Undo one `on`; harmless where there was none."""
+        callbacks = self._callbacks_of(event)
+        with suppress(ValueError):
+            callbacks.remove(callback)
 
     def are_heard(self, event: str) -> bool:
         """Tell whether anybody asked for them."""
@@ -51,14 +62,11 @@ class Events:
         """
         if not self._callbacks[event] or getattr(self._thread, "silences", 0) > 0:
             return
-        for callback in tuple(self._callbacks[event]):
-            try:
-                callback(**facts)
-            except BaseException as error:
-                # A Ctrl-C that comes just now is meant for the program.
-                if not isinstance(error, Exception) and _is_main_thread():
-                    raise
-                logger.exception("a callback for %s failed", event)
+        tell_elsewhere = getattr(self._thread, "tell_elsewhere", None)
+        if tell_elsewhere is None:
+            self._tell(event, facts)
+        else:
+            tell_elsewhere(partial(self._tell, event, facts))
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
@@ -68,6 +76,36 @@ class Events:
             yield
         finally:
             self._thread.silences -= 1
+
+    @contextmanager
+    def told_elsewhere(self, tell: Callable[[Telling], object]) -> Iterator[None]:
+        """Let another thread call the callbacks for what this one publishes meanwhile.
+
+        What is to be called is given to `tell`. For threads that others rely on.
+        """
+        self._thread.tell_elsewhere = tell
+        try:
+            yield
+        finally:
+            self._thread.tell_elsewhere = None
+
+    def _callbacks_of(self, event: str) -> list[Callback]:
+        try:
+            return self._callbacks[event]
+        except (KeyError, TypeError):
+            raise ConfigurationError(
+                f"Unknown event: {checks.shown(event)}; there are {', '.join(sorted(EVENTS))}"
+            ) from None
+
+    def _tell(self, event: str, facts: Mapping[str, Any]) -> None:
+        for callback in tuple(self._callbacks[event]):
+            try:
+                callback(**facts)
+            except BaseException as error:
+                # A Ctrl-C that comes just now is meant for the program.
+                if not isinstance(error, Exception) and _is_main_thread():
+                    raise
+                logger.exception("a callback for %s failed", event)
 
 
 def _is_main_thread() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
+from queue_max.domain.events import Events
 from queue_max.domain.failures import JOB_DAMAGED, Failure
 from queue_max.domain.gates import is_line, of_key
 from queue_max.domain.job import DEFAULT_QUEUE, Job
@@ -17,6 +18,7 @@ from queue_max.services.admission import Admission
 from queue_max.services.exchange import ASIDE_AT_ONCE
 from queue_max.services.lines import Budget
 from queue_max.services.retry import RetryService
+from queue_max.services.shard_watch import ShardWatch
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +34,20 @@ class DispatchService:
     """
 
     def __init__(
-        self, store: Store, retry: RetryService, admission: Admission, rng: random.Random
+        self,
+        store: Store,
+        retry: RetryService,
+        admission: Admission,
+        rng: random.Random,
+        events: Events,
+        watch: ShardWatch,
     ) -> None:
         self._store = store
         self._retry = retry
         self._admission = admission
         self._rng = rng
+        self._events = events
+        self._watch = watch
         self._unreadable = _Warnings()
         self._unwritable = _Warnings()
 
@@ -73,6 +83,13 @@ class DispatchService:
             self._release(job, refusal.gate)
         return None
 
+    def tell_started(self, job: Job) -> None:
+        """Publish that a worker begins with a job it was given."""
+        if self._events.are_heard("job_started"):
+            self._events.publish(
+                "job_started", job_id=job.id, shard_id=job.shard_id, worker_id=job.worker_id
+            )
+
     def next_due(self) -> float:
         """Tell in how many seconds the earliest of all jobs that wait is due; inf for none."""
         earliest = math.inf
@@ -106,9 +123,11 @@ class DispatchService:
                     has_due = bool(lines[shard_id]) or unit.claims.has_due(queue)
             except ShardError as error:
                 self._unreadable.note(shard_id, error)
+                self._watch.refused(shard_id, error, at_reading=True)
                 refusals.append(error)
                 continue
             self._unreadable.forget(shard_id)
+            self._watch.served(shard_id, at_reading=True)
             if has_due and self._admission.is_shard_open(shard_id):
                 yield shard_id
         if len(refusals) == len(self._store.shard_ids):
@@ -136,10 +155,12 @@ class DispatchService:
         for shard_id, outcome in self._store.visit(shard_ids, claim_in, BUSY_SHARD_WAIT):
             if isinstance(outcome, ShardError):
                 self._unwritable.note(shard_id, outcome)
+                self._watch.refused(shard_id, outcome)
                 if not isinstance(outcome, ShardBusyError):
                     refusals.append(outcome)
                 continue
             self._unwritable.forget(shard_id)
+            self._watch.served(shard_id)
             if outcome is not None:
                 return outcome
         if len(refusals) == len(self._store.shard_ids):

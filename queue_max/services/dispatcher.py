@@ -26,6 +26,7 @@ from queue_max.services.exchange import Ended, Exchange, Harvest, Source, Wanted
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
+from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Dispatcher:
         admission: Admission,
         leases: LeaseService,
         rng: random.Random,
+        watch: ShardWatch,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -98,6 +100,7 @@ class Dispatcher:
         self._admission = admission
         self._leases = leases
         self._rng = rng
+        self._watch = watch
         self._clock = clock
         self._reset()
         forking.in_child(self._reset)
@@ -390,6 +393,7 @@ class Dispatcher:
         if wanted is not None and wanted.lines:
             self._admission.lines.prepare(line.gate for line in wanted.lines)
         harvest: Harvest | None = None
+        refusal: ShardError | None = None
         try:
             harvest = self._exchange.make(shard.id, ended, wanted)
         except ShardBusyError as error:
@@ -397,6 +401,7 @@ class Dispatcher:
         except QueueClosedError:
             raise
         except ShardError as error:
+            refusal = error
             self._refused(shard, error)
             ended = self._settle_alone(ended)
         except Exception:
@@ -406,7 +411,10 @@ class Dispatcher:
             left = ended if harvest is None else []
             first = self._end_exchange(shard, left, harvest, hints)
         if harvest is not None:
+            self._watch.served(shard.id)
             self._tell(harvest, ended)
+        elif refusal is not None:
+            self._watch.refused(shard.id, refusal)
         return first
 
     def _wanted(self, shard: _Shard, worker_id: str) -> Wanted:
@@ -513,6 +521,7 @@ class Dispatcher:
             self._look_at = math.inf
             resting = {shard.id for shard in self._shards if shard.rests_until > now}
         pause, found, refusals = look_every, False, []
+        seen: list[tuple[int, ShardError | None]] = []
         try:
             for shard in self._shards:
                 if shard.id in resting:
@@ -521,19 +530,29 @@ class Dispatcher:
                 try:
                     pause = min(pause, self._look_into(shard))
                     found = found or bool(shard.may_have_jobs)
+                    seen.append((shard.id, None))
                 except ShardError as error:
                     refusals.append(error)
                     self._refused(shard, error)
+                    seen.append((shard.id, error))
         finally:
             with self._lock:
                 self._is_looking = False
                 self._look_at = min(self._look_at, self._clock() + pause)
                 if found:
                     self._changed.notify_all()
+        self._tell_of_shards(seen)
         errors = [error for error in refusals if error is not None]
         if len(errors) == len(self._shards):
             raise errors[0]
         return found
+
+    def _tell_of_shards(self, seen: Iterable[tuple[int, ShardError | None]]) -> None:
+        for shard_id, error in seen:
+            if error is None:
+                self._watch.served(shard_id, at_reading=True)
+            else:
+                self._watch.refused(shard_id, error, at_reading=True)
 
     def _look_into(self, shard: _Shard) -> float:
         """See whether a shard has due jobs; gives the seconds until one will be."""

@@ -152,7 +152,7 @@ class RecoveryService:
 
     def _tell(self, verdicts: Iterable[tuple[Job, Failure, Verdict]]) -> None:
         for job, failure, verdict in verdicts:
-            self._retry.tell_lost(job, failure, verdict)
+            self._retry.tell_recovered(job, failure, verdict)
 
 
 def _silence(job: Job) -> Failure:

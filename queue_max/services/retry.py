@@ -113,11 +113,6 @@ class RetryService:
         self._admission.flush()
         self.tell(job, failure, verdict)
 
-    def tell_lost(self, job: Job, failure: Failure, verdict: Verdict) -> None:
-        """Log and publish what became of a job whose worker is no more, once it is committed."""
-        self._admission.died(job.lease)
-        self.tell(job, failure, verdict)
-
     def lose(
         self, unit: UnitOfWork, job: Job, failure: Failure, *, at_once: bool
     ) -> Verdict | None:
@@ -135,20 +130,28 @@ class RetryService:
         what = f"{failure.error_type}: {failure.message}"
         match verdict:
             case TryAgain(wait, is_counted=True):
-                event = "job_retried"
                 logger.warning("job %s failed, next attempt in %.0f s: %s", job.key, wait, what)
+                self._publish("job_retried", job, error=failure.message)
             case Bury(reason):
-                event = "job_failed"
                 logger.error("job %s failed for good (%s): %s", job.key, reason, what)
+                self._publish("job_failed", job, error=failure.message)
+                self._publish("job_dead_lettered", job, error=failure.message, reason=reason)
             case TryAgain(wait):
                 logger.info("job %s runs again in %.0f s: %s", job.key, wait, failure.message)
-                return
             case CallOff(reason):
                 logger.info("job %s is cancelled: %s", job.key, reason)
-                return
+                self._publish("job_cancelled", job, reason=reason)
             case _:
                 assert_never(verdict)
-        self._events.publish(event, job_id=job.id, shard_id=job.shard_id, error=failure.message)
+
+    def tell_recovered(self, job: Job, failure: Failure, verdict: Verdict) -> None:
+        """Tell that a job was taken from a worker that is silent or dead, and the verdict."""
+        self._admission.died(job.lease)
+        self._publish("job_recovered", job, error=failure.message)
+        self.tell(job, failure, verdict)
+
+    def _publish(self, event: str, job: Job, **facts: str) -> None:
+        self._events.publish(event, job_id=job.id, shard_id=job.shard_id, **facts)
 
     def _judge_lost(self, job: Job, failure: Failure) -> Verdict:
         if job.damage is not None:

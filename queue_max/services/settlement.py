@@ -81,8 +81,13 @@ class SettlementService:
         ref = JobRef.of(job)
         with self._store.writing(ref.shard_id) as unit:
             is_cancelled = unit.jobs.cancel(ref, reason)
-            if not is_cancelled and unit.jobs.find(ref) is None:
+            found = unit.jobs.find(ref)
+            if found is None:
                 raise JobNotFoundError(f"there is no job {ref}")
+        if is_cancelled:
+            self._events.publish(
+                "job_cancelled", job_id=found.id, shard_id=found.shard_id, reason=reason
+            )
         return is_cancelled
 
     def update_progress(

@@ -136,6 +136,7 @@ class AsyncWorker(BaseWorker):
 
     def _start(self, job: Job) -> None:
         self._services.leases.start(job.lease)
+        self._services.dispatch.tell_started(job)
         running = self._prepare(job)
         with self._changed:
             self._running[running] = None

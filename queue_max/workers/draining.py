@@ -73,9 +73,10 @@ class _Drain:
             with self._services.store.writing(job.shard_id) as unit:
                 unit.jobs.give_back(job, held_by=gate_of_job(job))
             return False
-        running = RunningJob(job, self._queue, job.timeout_seconds)
         self._services.leases.hold(job.lease)
         try:
+            self._services.dispatch.tell_started(job)
+            running = RunningJob(job, self._queue, job.timeout_seconds)
             context = copy_context()
             context.run(running.begin)
             outcome = context.run(run, self._repertoire.call, running)

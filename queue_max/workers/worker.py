@@ -140,6 +140,7 @@ class Worker(BaseWorker):
         lease = job.lease
         self._services.leases.start(lease, self._charged)
         self._charged = lease
+        self._services.dispatch.tell_started(job)
         self._running = running = self._prepare(job)
         self._expect(running)
         context = copy_context()

@@ -8,11 +8,14 @@ from queue_max.domain.events import EVENTS, Events
 from queue_max.exceptions import ConfigurationError
 
 FACTS: dict[str, dict[str, Any]] = {
-    "job_enqueued": {"job_id": 1, "shard_id": 0},
-    "job_completed": {"job_id": 1, "shard_id": 0},
-    "job_failed": {"job_id": 1, "shard_id": 0, "error": "no"},
-    "job_retried": {"job_id": 1, "shard_id": 0, "error": "no"},
-    "alert": {"type": "QUEUE_SIZE", "pending": 11, "threshold": 10},
+    event: {name: f"the {name} of {event}" for name in facts} for event, facts in EVENTS.items()
+}
+CONTRACT = {
+    "job_enqueued": ("job_id", "shard_id"),
+    "job_completed": ("job_id", "shard_id"),
+    "job_failed": ("job_id", "shard_id", "error"),
+    "job_retried": ("job_id", "shard_id", "error"),
+    "alert": ("type", "pending", "threshold"),
 }
 
 
@@ -48,8 +51,8 @@ def publish_from_a_thread(events: Events, event: str, **facts: Any) -> None:
     thread.join()
 
 
-def test_there_are_the_events_of_the_contract() -> None:
-    assert set(EVENTS) == set(FACTS)
+def test_there_are_the_events_of_the_contract_with_its_facts() -> None:
+    assert {event: EVENTS[event] for event in CONTRACT} == CONTRACT
 
 
 @pytest.mark.parametrize("event", FACTS)
@@ -175,3 +178,60 @@ def test_what_cannot_be_called_is_no_callback(events: Events, callback: Any) -> 
 def test_an_event_of_no_name_at_all_is_unknown(events: Events, event: Any) -> None:
     with pytest.raises(ConfigurationError, match="Unknown event: "):
         events.on(event, print)
+
+
+def test_who_has_unsubscribed_is_told_no_more(events: Events, listener: Listener) -> None:
+    events.off("job_enqueued", listener)
+    events.publish("job_enqueued", job_id=1)
+    assert listener.heard == []
+    assert not events.are_heard("job_enqueued")
+
+
+def test_of_two_subscriptions_one_is_undone_at_a_time(events: Events, listener: Listener) -> None:
+    events.on("job_enqueued", listener)
+    events.off("job_enqueued", listener)
+    events.publish("job_enqueued", job_id=1)
+    assert len(listener.heard) == 1
+
+
+def test_to_unsubscribe_who_never_asked_is_harmless(events: Events, listener: Listener) -> None:
+    events.off("job_completed", listener)
+    events.off("job_enqueued", print)
+    events.publish("job_enqueued", job_id=1)
+    assert len(listener.heard) == 1
+
+
+def test_a_callback_may_unsubscribe_itself(events: Events, listener: Listener) -> None:
+    def once(**_: object) -> None:
+        events.off("job_completed", once)
+        listener()
+
+    events.on("job_completed", once)
+    events.publish("job_completed", job_id=1)
+    events.publish("job_completed", job_id=2)
+    assert len(listener.heard) == 1
+
+
+def test_another_thread_can_be_made_to_tell_what_this_one_publishes(
+    events: Events, listener: Listener
+) -> None:
+    left: list[Any] = []
+    with events.told_elsewhere(left.append):
+        events.publish("job_enqueued", job_id=1)
+        publish_from_a_thread(events, "job_enqueued", job_id=2)
+    assert listener.heard == [{"job_id": 2}]
+    events.publish("job_enqueued", job_id=3)
+    [tell] = left
+    tell()
+    assert listener.heard == [{"job_id": 2}, {"job_id": 3}, {"job_id": 1}]
+
+
+def test_nothing_is_left_to_be_told_where_nobody_listens_or_is_to_hear(
+    events: Events, listener: Listener
+) -> None:
+    left: list[Any] = []
+    with events.told_elsewhere(left.append), events.silenced():
+        events.publish("job_enqueued", job_id=1)
+    with events.told_elsewhere(left.append):
+        events.publish("job_completed", job_id=1)
+    assert left == []

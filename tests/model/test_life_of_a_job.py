@@ -251,6 +251,7 @@ class LifeOfAJob(RuleBasedStateMachine):
         assert self.world.settlement.cancel(_key(job)) == is_living
         if is_living:
             job |= {"due": None} | self._ended("cancelled")
+            self.told["job_cancelled"] += 1
 
     # Workers that are late
 
@@ -466,10 +467,12 @@ class LifeOfAJob(RuleBasedStateMachine):
         match fate:
             case Cancelled():
                 job |= self._ended("cancelled")
+                self.told["job_cancelled"] += 1
                 return
             case Buried():
                 job |= self._ended("failed")
                 self.told["job_failed"] += 1
+                self.told["job_dead_lettered"] += 1
             case Waits(is_counted=False):
                 self._wait(job, fate)
                 job["attempts"] -= 1
@@ -494,6 +497,7 @@ class LifeOfAJob(RuleBasedStateMachine):
 
     def _lose(self, job: ModelJob, *, at_once: bool = False) -> None:
         first = "WorkerDied" not in job["failures"][-KEPT:]
+        self.told["job_recovered"] += 1
         self._suffer(job, fate(job, WorkerDied(), at_once=at_once or first), "WorkerDied")
 
     def _overdue(self, name: str) -> list[ModelJob]:

@@ -36,6 +36,7 @@ from queue_max.services.recovery import RecoveryService
 from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.shard_watch import ShardWatch
 from queue_max.storage import driver
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
@@ -90,7 +91,9 @@ class World:
         self.settlement = SettlementService(store, admission, events)
         self.dead_letters = DeadLetterService(store, MAX_RETRIES)
         self.retry = RetryService(store, RetryPolicy(), rng, self.dead_letters, admission, events)
-        self.dispatch = DispatchService(store, self.retry, admission, rng)
+        self.dispatch = DispatchService(
+            store, self.retry, admission, rng, events, ShardWatch(events)
+        )
         self.retention = RetentionService(store, DaysKept(7))
         self.inspection = InspectionService(store)
         # By the library the package uses: another one would drop its locks on closing.

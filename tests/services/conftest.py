@@ -45,6 +45,7 @@ from queue_max.services.retention import RetentionService
 from queue_max.services.retry import RetryService
 from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.shard_watch import ShardWatch
 from queue_max.storage.directory import Directory
 from queue_max.storage.presence import Presence
 from queue_max.storage.room import Room
@@ -301,10 +302,20 @@ def intake(
 
 
 @pytest.fixture
+def watch(events: Events) -> ShardWatch:
+    return ShardWatch(events)
+
+
+@pytest.fixture
 def dispatch(
-    store: Store, retry: RetryService, admission: Admission, rng: random.Random
+    store: Store,
+    retry: RetryService,
+    admission: Admission,
+    rng: random.Random,
+    events: Events,
+    watch: ShardWatch,
 ) -> DispatchService:
-    return DispatchService(store, retry, admission, rng)
+    return DispatchService(store, retry, admission, rng, events, watch)
 
 
 @pytest.fixture

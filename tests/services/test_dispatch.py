@@ -349,7 +349,10 @@ def test_a_job_that_is_not_what_was_stored_is_buried_and_never_run(
     [letter] = dead_letters.list()
     assert (letter.job_id, letter.error_type, letter.reason) == (damaged, "JobDamaged", "damaged")
     assert not letter.is_sound
-    assert [(event, facts["job_id"]) for event, facts in told] == [("job_failed", damaged)]
+    assert [(event, facts["job_id"]) for event, facts in told] == [
+        ("job_failed", damaged),
+        ("job_dead_lettered", damaged),
+    ]
 
 
 @two_shards

@@ -27,6 +27,7 @@ from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
+from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
 from queue_max.storage.sqlite import SqliteDatabase
 
@@ -70,6 +71,7 @@ def dispatcher(
     admission: Admission,
     leases: LeaseService,
     events: Events,
+    watch: ShardWatch,
     knows: Knows,
     choice: QueueChoice,
     clock: FakeClock,
@@ -85,6 +87,7 @@ def dispatcher(
         admission,
         leases,
         random.Random(0),
+        watch,
         clock=lambda: clock.now.timestamp(),
     )
     made.join(knows)
@@ -249,7 +252,7 @@ def test_a_damaged_job_is_buried_on_the_way(
         connection.exec_driver_sql(f"UPDATE fila SET payload = '{{' WHERE id = {damaged}")
     assert must(take()).id == sound
     assert [letter.job_id for letter in dead_letters.list()] == [damaged]
-    assert [event for event, _ in told] == ["job_failed"]
+    assert [event for event, _ in told] == ["job_failed", "job_dead_lettered"]
 
 
 def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(

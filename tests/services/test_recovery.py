@@ -106,7 +106,8 @@ def test_a_recovered_job_says_what_happened(
     error = f"worker worker-7 was last heard of at {died_at}"
     assert (recovered.error_type, recovered.last_error) == ("WorkerDied", error)
     assert (recovered.worker_id, recovered.heartbeat) == (None, None)
-    assert told == [("job_retried", {"job_id": job.id, "shard_id": 0, "error": error})]
+    facts = {"job_id": job.id, "shard_id": 0, "error": error}
+    assert told == [("job_recovered", facts), ("job_retried", facts)]
 
 
 def test_the_first_time_a_job_is_due_at_once_and_later_by_its_back_off(
@@ -176,7 +177,13 @@ def test_a_job_that_keeps_killing_its_worker_is_buried_after_its_attempts(
     [letter] = dead_letters.newest(0, 10)
     assert (letter["error_type"], letter["reason"]) == ("WorkerDied", "3 of 3 attempts made")
     assert inspection.totals() == Totals(processed=0, failed=1)
-    assert [event for event, _ in told] == ["job_retried", "job_retried", "job_failed"]
+    assert [event for event, _ in told if event != "job_recovered"] == [
+        "job_retried",
+        "job_retried",
+        "job_failed",
+        "job_dead_lettered",
+    ]
+    assert [event for event, _ in told].count("job_recovered") == 3
 
 
 def test_the_worker_that_comes_back_finds_its_lease_lost_and_a_new_one_to_take(
@@ -390,7 +397,7 @@ def test_jobs_a_dead_process_had_started_are_due_again_at_once_and_charged(
     assert (recovered.status, recovered.attempts) == (JobStatus.PENDING, 1)
     assert recovered.is_suspect
     assert recovered.last_error == f"process {other.identity} died while it ran"
-    assert [event for event, _ in told] == ["job_retried"]
+    assert [event for event, _ in told] == ["job_recovered", "job_retried"]
     assert recovery.recover_dead() == 0
 
 
