@@ -22,6 +22,7 @@ from queue_max.storage import bells
 from queue_max.storage.bells import Bell
 from queue_max.workers.overseer import Employer, Overseer
 from queue_max.workers.repertoire import Repertoire, tasks
+from queue_max.workers.telling import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Upkeep:
         self._threads: list[threading.Thread] = []
         self._tended: set[Dispatcher] = set()
         self._bell: Bell | None = None
+        self._teller = Teller()
         self._stopping = threading.Event()
         forking.in_child(self._forget)
 
@@ -98,7 +100,7 @@ class Upkeep:
                 self._start()
             if worker.dispatcher not in self._tended:
                 self._tended.add(worker.dispatcher)
-                self._start_thread("queue-max-settling", worker.dispatcher.tend)
+                self._start_thread("queue-max-settling", self._heedless(worker.dispatcher.tend))
 
     def leave(self, worker: Member) -> None:
         """Note that a worker has ended."""
@@ -108,7 +110,7 @@ class Upkeep:
             self.overseer.forget(worker)
             if self._crew:
                 return
-            loops, threads, bell = self._loops, self._threads, self._bell
+            loops, threads, bell, teller = self._loops, self._threads, self._bell, self._teller
             self._stopping.set()
             self._services.dispatchers.wake()
             self.overseer.wake()
@@ -122,6 +124,7 @@ class Upkeep:
             loop.stop()
         for thread in threads:
             thread.join()
+        teller.stop()
         if bell is not None:
             bell.take_down()
 
@@ -184,6 +187,8 @@ class Upkeep:
                 self._bell = Bell(self._services.folder, presence.identity)
         except OSError as error:
             logger.warning("others see by its leases alone whether this process lives: %s", error)
+        self._teller = Teller()
+        self._teller.start()
         # However the settings are, a lease has three chances to be renewed before it is over.
         heartbeat_ms = min(settings.heartbeat_interval_ms, settings.stuck_timeout_ms / 3)
         self._loops = [
@@ -196,11 +201,15 @@ class Upkeep:
             Repeater(
                 "queue-max-recovery",
                 settings.recovery_interval_ms / 1000,
-                self._services.recovery.recover_silent,
+                self._heedless(self._services.recovery.recover_silent),
             ),
             Repeater("queue-max-retention", TIDY, self._tidy),
             Repeater("queue-max-held", HELD_EVERY, self._release_held, at_once=True),
-            Repeater("queue-max-orphans", LOOK_FOR_DEAD, self._services.recovery.recover_dead),
+            Repeater(
+                "queue-max-orphans",
+                LOOK_FOR_DEAD,
+                self._heedless(self._services.recovery.recover_dead),
+            ),
         ]
         for loop in self._loops:
             loop.start()
@@ -215,10 +224,20 @@ class Upkeep:
         self._threads.append(thread)
         thread.start()
 
+    def _heedless(self, work: Callable[..., object]) -> Callable[..., None]:
+        """Have the callbacks for what is published there called elsewhere: it waits for none."""
+        tell = self._teller.tell
+
+        def run(*arguments: Any) -> None:
+            with self._services.events.told_elsewhere(tell):
+                work(*arguments)
+
+        return run
+
     def _works(self) -> Iterator[tuple[Any, ...]]:
         """Give what threads do until they are told to stop: a name, a function, its arguments."""
         yield "queue-max-overseer", self.overseer.oversee
-        yield "queue-max-schedules", self._tend_schedules
+        yield "queue-max-schedules", self._heedless(self._tend_schedules)
         if self._bell is not None:
             yield "queue-max-hearing", self._hear, self._bell
 

@@ -300,6 +300,7 @@ def test_a_damaged_shard_does_not_hold_up_the_others_and_is_warned_of_once(
     add: Add,
     damage: Damage,
     caplog: pytest.LogCaptureFixture,
+    told: list[tuple[str, dict[str, Any]]],
     bad: int,
 ) -> None:
     ids = add(10, shard_id=1 - bad)
@@ -309,6 +310,7 @@ def test_a_damaged_shard_does_not_hold_up_the_others_and_is_warned_of_once(
     [warning] = caplog.records
     assert warning.levelno == logging.WARNING
     assert f"shard_{bad}.db is damaged" in warning.getMessage()
+    assert [(event, facts["shard_id"]) for event, facts in told] == [("shard_unavailable", bad)]
 
 
 def test_a_time_that_cannot_be_read_keeps_no_job_from_running(

@@ -567,6 +567,57 @@ def test_a_damaged_shard_is_told_once_and_the_others_go_on(
 
 
 @two_shards
+def test_a_shard_that_cannot_be_read_is_published_once(
+    dispatcher: Dispatcher, take: Take, damage: Callable[[int], None], told: Told, clock: FakeClock
+) -> None:
+    damage(1)
+    for _ in range(5):
+        assert take() is None
+        dispatcher.hint()
+        clock.advance(60)
+    assert [(event, facts["shard_id"]) for event, facts in told] == [("shard_unavailable", 1)]
+
+
+@two_shards
+def test_a_shard_that_can_be_written_to_again_is_published(
+    dispatcher: Dispatcher,
+    take: Take,
+    add: Add,
+    shards: list[SqliteDatabase],
+    told: Told,
+    clock: FakeClock,
+) -> None:
+    add(shard_id=0)
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON fila BEGIN SELECT RAISE(FAIL, 'no room'); END"
+        )
+    assert take() is None
+    clock.advance(60)
+    assert take() is None  # it can be read, all the while
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql("DROP TRIGGER refuse")
+    clock.advance(60)
+    must(take())
+    assert [event for event, _ in told] == ["shard_unavailable", "shard_available"]
+    assert "no room" in told[0][1]["error"]
+
+
+def test_a_callback_for_a_shard_that_refuses_keeps_nobody_from_it(
+    dispatcher: Dispatcher, take: Take, add: Add, shards: list[SqliteDatabase], events: Events
+) -> None:
+    add()
+    with shards[0].writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON fila BEGIN SELECT RAISE(FAIL, 'no room'); END"
+        )
+    taken: list[bool] = []
+    events.on("shard_unavailable", lambda **_: taken.append(dispatcher._shards[0].is_taken))
+    assert take() is None
+    assert (taken, dispatcher._exchanges) == ([False], 0)
+
+
+@two_shards
 def test_when_no_shard_can_serve_that_is_an_error(
     dispatcher: Dispatcher, take: Take, damage: Callable[[int], None]
 ) -> None:
