@@ -1,5 +1,6 @@
 """Queue Max: a task queue that needs no broker."""
 
+from queue_max.domain.events import StoredEvent
 from queue_max.domain.failures import is_retryable_error
 from queue_max.domain.job import Job, JobHandle, JobPriority, JobResult, JobStatus
 from queue_max.domain.retry import RetryPolicy
@@ -91,6 +92,7 @@ __all__ = [
     "ShardMissingError",
     "ShardNotFoundError",
     "Snooze",
+    "StoredEvent",
     "Task",
     "Worker",
     "WorkerPool",

@@ -31,6 +31,7 @@ from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.dispatcher import Dispatcher
 from queue_max.services.dispatchers import Dispatchers
+from queue_max.services.event_log import WRITE_EVERY, EventLog
 from queue_max.services.exchange import Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.intake import IntakeService
@@ -76,6 +77,7 @@ class Services:
     overview: OverviewService
     why: WhyService
     events: Events
+    event_log: EventLog
     admission: Admission
     bounds: Bounds
     intake: IntakeService
@@ -166,6 +168,8 @@ def _wire(  # noqa: PLR0913 - all that was opened
     full_timeout: float,
     close: Callable[[], None],
 ) -> Services:
+    log = EventLog(control, settings.event_log)
+    log_writer = Repeater("queue-max-event-log", WRITE_EVERY, log.write)
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
     rates = RateLimits(control, controls, rates_of(settings.rate_limit))
@@ -219,7 +223,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
     )
     inspection, roster = InspectionService(store), Roster(control)
     lease_time = timedelta(milliseconds=settings.stuck_timeout_ms)
-    return Services(
+    services = Services(
         settings=settings,
         folder=directory.path,
         store=store,
@@ -233,6 +237,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
         overview=OverviewService(store, controls, roster),
         why=WhyService(store, inspection, controls, rates, breakers, permits, roster),
         events=events,
+        event_log=log,
         admission=admission,
         bounds=bounds,
         intake=intake,
@@ -249,8 +254,13 @@ def _wire(  # noqa: PLR0913 - all that was opened
         retention=RetentionService(store, _days_kept(settings)),
         inspection=inspection,
         schedules=ScheduleService(control, intake, inspection, rng),
-        close=lambda: _close(dispatchers, bells, close),
+        close=lambda: _close(dispatchers, log_writer, log, bells, close),
     )
+    if settings.event_log:
+        log.listen(events)
+        log_writer.start()
+        forking.in_child(log_writer.go_on)
+    return services
 
 
 def _bounds(settings: Settings, store: Store, full_timeout: float) -> Bounds:
@@ -262,11 +272,19 @@ def _bounds(settings: Settings, store: Store, full_timeout: float) -> Bounds:
     )
 
 
-def _close(dispatchers: Dispatchers, bells: Bells, close_files: Callable[[], None]) -> None:
+def _close(
+    dispatchers: Dispatchers,
+    log_writer: Repeater,
+    log: EventLog,
+    bells: Bells,
+    close_files: Callable[[], None],
+) -> None:
     """Settle what has ended, as far as that goes; then nothing can be written any more."""
     with suppress(QueueClosedError):
         dispatchers.flush()
         dispatchers.give_all_back()
+    log_writer.stop()
+    log.write()
     bells.close()
     close_files()
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 from queue_max import checks
 from queue_max.assembly import Services, build
 from queue_max.domain.attempts import Attempt
-from queue_max.domain.events import Callback
+from queue_max.domain.events import Callback, StoredEvent
 from queue_max.domain.job import (
     DEFAULT_QUEUE,
     DEFAULT_RETRY_DELAY,
@@ -70,6 +70,8 @@ class Queue:
     - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
     - `immediate`: whether `enqueue` runs what is due before it returns, in the calling thread, as
       `drain` does: for tests and for trying things out.
+    - `event_log`: how many events are kept for `events` to read (QUEUE_MAX_EVENT_LOG; 0, the
+      default: none). Those of this process are stored only if it is given here, or set.
     - `create`: whether to make a queue where there is none; if not, QueueNotFoundError.
 
     Raises ConfigurationError for a bad value, and ShardError when a shard cannot be opened.
@@ -93,6 +95,7 @@ class Queue:
         auto_migrate: bool = True,
         create: bool = True,
         immediate: bool = False,
+        event_log: int | None = None,
     ) -> None:
         rate_limiter_timeout = checks.seconds(
             "rate_limiter_timeout", rate_limiter_timeout, zero=True
@@ -108,6 +111,7 @@ class Queue:
             durability=durability,
             max_pending=max_pending,
             when_full=when_full,
+            event_log=event_log,
         )
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry={checks.shown(retry)}: should be a RetryPolicy")
@@ -283,11 +287,8 @@ class Queue:
         STUCK_TIMEOUT unless `heartbeat` prolongs it.
         """
         checks.text("worker_id", worker_id)
-        dispatch, patience = self.services.dispatch, self.rate_limiter_timeout
-        job = dispatch.claim(worker_id, patience, queue=queue_name(queue))
-        if job is not None:
-            dispatch.tell_started(job)
-        return job
+        patience = self.rate_limiter_timeout
+        return self.services.dispatch.give_out(worker_id, patience, queue=queue_name(queue))
 
     def complete_job(
         self, job_id: int, shard_id: int, fence: int | None = None, *, result: Any = None
@@ -539,6 +540,15 @@ class Queue:
         """Undo one `on`; harmless where there was none."""
         self.services.events.off(event, callback)
         return self
+
+    def events(self, since: int | None = None, limit: int | None = 1000) -> list[StoredEvent]:
+        """Read the log of events of all processes that keep it, in order; see `event_log`.
+
+        Those after the one whose id is `since`, at most `limit` (None: all); without `since`, the
+        newest. Others' events are there after 0.2 seconds, those of this process at once. A
+        process that is killed takes those of its last moments with it; a power cut may, too.
+        """
+        return list(self.services.event_log.read(since, limit))
 
     def batch(self) -> AbstractContextManager[None]:
         """Publish no events from this thread within the block."""

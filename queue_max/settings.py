@@ -99,6 +99,11 @@ def _none_or_days(value: object) -> object:
     return value
 
 
+def _none_or_number(value: object) -> object:
+    """Read a number, or "none" for 0."""
+    return 0 if _none_or_days(value) is None else value
+
+
 def _upper(value: object) -> object:
     """Read a level in any case; leave alone what is none, so that an error quotes it as it is."""
     if isinstance(value, str) and value.upper() in tuple(LogLevel):
@@ -152,6 +157,7 @@ Milliseconds = Annotated[Whole, Field(ge=1, le=LONGEST_MS)]
 Days = Annotated[Whole, Field(ge=0, le=36_500)]
 DaysOrNone = Annotated[Days | None, BeforeValidator(_none_or_days)]
 Seconds = Annotated[float, BeforeValidator(_not_bool)]
+LogLength = Annotated[Whole, Field(ge=0, le=10_000_000), BeforeValidator(_none_or_number)]
 Folder = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_folder)]
 
 
@@ -203,6 +209,8 @@ class Settings(BaseSettings):
     max_pending: Bounds = _named("MAX_PENDING", default=None)
     """Jobs that may wait, in all or by the name of their queue; None: any number."""
     when_full: WhenFull = _named("WHEN_FULL", default=WhenFull.RAISE)
+    event_log: LogLength = _named("QUEUE_MAX_EVENT_LOG", default=0)
+    """Events kept in the log; 0: none is kept, nor written by this process."""
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = _named(
         "QUEUE_MAX_LOG_LEVEL", default=LogLevel.WARNING
     )

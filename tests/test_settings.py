@@ -75,6 +75,7 @@ VARIABLES = [
     Variable(
         "WHEN_FULL", "when_full", "raise", (("block", "block"), ("drop_oldest", "drop_oldest"))
     ),
+    Variable("QUEUE_MAX_EVENT_LOG", "event_log", 0, (("10000", 10_000), ("none", 0)), True),
     Variable("QUEUE_MAX_LOG_LEVEL", "log_level", "WARNING", (("debug", "DEBUG"), ("INFO", "INFO"))),
     Variable(
         "QUEUE_MAX_DURABILITY", "durability", "full", (("normal", "normal"), ("full", "full"))
@@ -315,13 +316,15 @@ def test_a_text_that_is_no_whole_number_is_refused(
 
 @each_count
 @pytest.mark.parametrize("text", ["none", "None", " NONE "])
-def test_no_number_but_that_of_the_days_of_a_kind_can_be_none(
+def test_no_number_can_be_none_but_the_days_of_a_kind_and_the_length_of_the_log(
     variable: Variable, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_env_file(**{variable.name: variable.values[0][0]})
     monkeypatch.setenv(variable.name, text)
     if variable.name.startswith("CLEANUP_DAYS_"):
         assert getattr(Settings.load(), variable.field) is None
+    elif variable.field == "event_log":
+        assert Settings.load().event_log == 0
     else:
         assert refusal().startswith(f"{variable.name}='{text}': should be a valid integer")
 

@@ -10,6 +10,7 @@ from queue_max.cli import output
 from queue_max.cli.base import FAILURE, INTERRUPTED, Commands, queue_options
 from queue_max.cli.db import db
 from queue_max.cli.dlq import dlq
+from queue_max.cli.events import events
 from queue_max.cli.health import doctor, health
 from queue_max.cli.jobs import cancel, enqueue, list_jobs, purge, retry, show
 from queue_max.cli.limits import breakers, limits, pause, queues, resume, why
@@ -40,7 +41,7 @@ def commands(ctx: click.Context, /) -> None:
 _ALL = (
     *(worker, enqueue, list_jobs, show, cancel, retry, purge, dlq, schedules),
     *(queues, pause, resume, limits, breakers, why),
-    *(stats, health, doctor, db),
+    *(stats, events, health, doctor, db),
 )
 
 for command in _ALL:

@@ -66,6 +66,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         _print_plainly(headers, cells)
 
 
+def row(cells: Sequence[object]) -> None:
+    """Print one row as that of a table to which others are still to come."""
+    click.echo("  " + "  ".join(_showable(_escaped(str(cell))) for cell in cells))
+
+
 def flush() -> None:
     """Write what is buffered for stdout; OSError when it cannot be."""
     if sys.stdout is not None and not sys.stdout.closed:

@@ -4,10 +4,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from queue_max import checks
+from queue_max.domain.clock import to_text
 from queue_max.exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,22 @@ EVENTS: Mapping[str, Sequence[str]] = {
     "shard_available": ("shard_id",),
 }
 """All events, each with the names of its facts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as the log has it."""
+
+    id: int
+    """Rises from one event to the next; what comes later has a higher one."""
+    at: datetime
+    """When it was published, by the clock of its process."""
+    event: str
+    facts: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as plain values."""
+        return asdict(self) | {"at": to_text(self.at)}
 
 
 class Events:

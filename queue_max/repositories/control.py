@@ -11,6 +11,7 @@ from queue_max.domain.clock import Clock
 from queue_max.exceptions import QueueClosedError
 from queue_max.repositories.breakers import BreakerRepository
 from queue_max.repositories.buckets import BucketRepository
+from queue_max.repositories.events import EventRepository
 from queue_max.repositories.limits import LimitRepository
 from queue_max.repositories.permits import PermitRepository
 from queue_max.repositories.schedules import ScheduleRepository
@@ -31,6 +32,7 @@ class ControlUnit:
     breakers: BreakerRepository
     permits: PermitRepository
     workers: WorkerRepository
+    events: EventRepository
 
 
 class Control:
@@ -100,3 +102,5 @@ class Control:
             PermitRepository(connection, now),
             WorkerRepository(connection, now),
         )
+        now = self._clock() if self._clock else self._database.now(connection)
+        return ControlUnit(now, ScheduleRepository(connection, now), EventRepository(connection))

@@ -83,6 +83,13 @@ class DispatchService:
             self._release(job, refusal.gate)
         return None
 
+    def give_out(self, worker_id: str, patience: float, *, queue: str) -> Job | None:
+        """Claim a job as `claim` does, for a worker that begins with it at once."""
+        job = self.claim(worker_id, patience, queue=queue)
+        if job is not None:
+            self.tell_started(job)
+        return job
+
     def tell_started(self, job: Job) -> None:
         """Publish that a worker begins with a job it was given."""
         if self._events.are_heard("job_started"):

@@ -48,7 +48,7 @@ class History:
 
 
 SHARD = History("shard", "alembic_version", shard_tables, head="0004")
-CONTROL = History("control", "alembic_version_control", control_tables, head="0003")
+CONTROL = History("control", "alembic_version_control", control_tables, head="0004")
 
 
 def upgrade(database: Database, history: History, backups: Path) -> None:

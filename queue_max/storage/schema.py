@@ -269,6 +269,19 @@ limits = Table(
     Column("updated_at", UtcTime, nullable=False),
 )
 
+# Soft: what has happened lately, in all processes that keep a log.
+events = Table(
+    "events",
+    control_tables,
+    Column("id", _Id, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("event", Text, nullable=False),
+    # As JSON.
+    Column("facts", Text, nullable=False),
+    # What was deleted must not give its number away: readers ask for what came after it.
+    sqlite_autoincrement=True,
+)
+
 # Soft: what was granted lately. A row that is missing stands for a full bucket.
 buckets = Table(
     "buckets",

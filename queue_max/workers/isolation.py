@@ -149,6 +149,7 @@ def _options_of(queue: Queue) -> dict[str, Any]:
         "rate_limiter_timeout": queue.rate_limiter_timeout,
         "durability": str(settings.durability),
         "immediate": queue.immediate,
+        "event_log": settings.event_log,
         "create": False,
     }
 
