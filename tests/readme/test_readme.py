@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/tasks.md", "docs/limits.md", "docs/integrations.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("tasks", "limits", "events", "integrations")),
+)
 
 pytestmark = pytest.mark.slow
 
