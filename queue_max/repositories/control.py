@@ -101,6 +101,5 @@ class Control:
             BreakerRepository(connection, now, ticks),
             PermitRepository(connection, now),
             WorkerRepository(connection, now),
+            EventRepository(connection),
         )
-        now = self._clock() if self._clock else self._database.now(connection)
-        return ControlUnit(now, ScheduleRepository(connection, now), EventRepository(connection))

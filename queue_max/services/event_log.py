@@ -93,13 +93,12 @@ class EventLog:
         except ShardBusyError:
             self._waiting.extendleft(reversed(some))
             return False
-        except (ShardError, QueueClosedError) as error:
-            logger.debug("events cannot be stored: %s", error)
+        except Exception as error:
+            # One that nobody foresaw, in full. Neither is for a worker, or whoever closes a queue.
+            is_foreseen = isinstance(error, ShardError | QueueClosedError)
+            logger.warning("events cannot be stored: %s", error, exc_info=not is_foreseen)
             self._lose(len(some))
             return False
-        except BaseException:
-            self._lose(len(some))
-            raise
         return True
 
     def _lose(self, number: int) -> None:

@@ -70,7 +70,8 @@ class SettlementService:
     def tell(self, lease: Lease, breaker: str | None) -> None:
         """Publish that a job is done, once that is committed."""
         self._admission.succeeded(lease, breaker)
-        self._events.publish("job_completed", job_id=lease.job_id, shard_id=lease.shard_id)
+        if self._events.are_heard("job_completed"):
+            self._events.publish("job_completed", job_id=lease.job_id, shard_id=lease.shard_id)
 
     def cancel(self, job: object, reason: str = "called off") -> bool:
         """End a job as cancelled that waits or runs; False when it has ended already.

@@ -121,7 +121,9 @@ def test_while_others_hold_the_database_events_wait_for_the_next_time(
     assert log.lost == 0
 
 
-@pytest.mark.parametrize("error", [ShardError(None, "no room"), QueueClosedError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ShardError(None, "no room"), QueueClosedError(), TypeError("no JSON")], ids=repr
+)
 def test_what_cannot_be_written_is_lost_and_counted_and_raises_nothing(
     log: EventLog, events: Events, control: Control, error: Exception
 ) -> None:
