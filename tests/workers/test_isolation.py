@@ -234,6 +234,19 @@ def test_what_a_task_enqueues_there_goes_to_its_own_queue(queue: Queue, results:
     assert (waiting, doubled) == (1, 8)
 
 
+def test_what_is_enqueued_there_is_in_the_log_of_events_too(
+    make_queue: MakeQueue, make_isolated: MakeWorker
+) -> None:
+    queue = make_queue(shards=1, event_log=100)
+    isolated_tasks.enqueue_more.using(queue=queue).delay(4)
+    worker = make_isolated(None, queue=queue)
+    worker.start()
+    assert queue.wait_until_empty(60)
+    assert worker.stop(30)
+    told = [event.facts["job_id"] for event in queue.events() if event.event == "job_enqueued"]
+    assert told == [1, 2]
+
+
 def test_a_task_that_its_module_does_not_define_there_fails(failure: Callable[..., Job]) -> None:
     isolated_tasks.define_another()
     job = failure(None, {}, task="isolated.missing")
