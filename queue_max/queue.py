@@ -542,11 +542,12 @@ class Queue:
         return self
 
     def events(self, since: int | None = None, limit: int | None = 1000) -> list[StoredEvent]:
-        """Read the log of events of all processes that keep it, in order; see `event_log`.
+        """Read the log of events of all processes that keep it; see `event_log`.
 
         Those after the one whose id is `since`, at most `limit` (None: all); without `since`, the
-        newest. Others' events are there after 0.2 seconds, those of this process at once. A
-        process that is killed takes those of its last moments with it; a power cut may, too.
+        newest. They come in the order in which they were written, which each process does every
+        0.2 seconds, this one before it reads; `at` says when they happened. A process that is
+        killed takes those of its last moments with it; a power cut may, too.
         """
         return list(self.services.event_log.read(since, limit))
 

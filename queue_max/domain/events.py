@@ -41,7 +41,7 @@ class StoredEvent:
     """An event as the log has it."""
 
     id: int
-    """Rises from one event to the next; what comes later has a higher one."""
+    """Rises from one event to the next, in the order in which they were written."""
     at: datetime
     """When it was published, by the clock of its process."""
     event: str

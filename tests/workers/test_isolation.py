@@ -244,7 +244,7 @@ def test_what_is_enqueued_there_is_in_the_log_of_events_too(
     assert queue.wait_until_empty(60)
     assert worker.stop(30)
     told = [event.facts["job_id"] for event in queue.events() if event.event == "job_enqueued"]
-    assert told == [1, 2]
+    assert sorted(told) == [1, 2]  # each process writes its own, when it comes to it
 
 
 def test_a_task_that_its_module_does_not_define_there_fails(failure: Callable[..., Job]) -> None:
