@@ -49,6 +49,7 @@ from queue_max.services.schedules import ScheduleService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
+from queue_max.services.urgency import Urgency
 from queue_max.services.why import WhyService
 from queue_max.settings import Durability, Settings, WhenFull
 from queue_max.storage import driver
@@ -189,6 +190,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
     settlement = SettlementService(store, admission, events)
     unknown_tasks = UnknownTasks(events)
     watch = ShardWatch(events)
+    urgency = Urgency(store) if settings.strict_priority else None
 
     def make_exchange(abilities: Abilities) -> Exchange:
         return Exchange(store, settlement, retry, leases, admission, abilities)
@@ -207,6 +209,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
             leases,
             rng,
             watch,
+            urgency=urgency,
         )
 
     dispatchers = Dispatchers(make_exchange, make_dispatcher)
@@ -241,7 +244,7 @@ def _wire(  # noqa: PLR0913 - all that was opened
         admission=admission,
         bounds=bounds,
         intake=intake,
-        dispatch=DispatchService(store, retry, admission, rng, events, watch),
+        dispatch=DispatchService(store, retry, admission, rng, events, watch, urgency=urgency),
         dispatchers=dispatchers,
         leases=leases,
         presence=presence,

@@ -70,6 +70,8 @@ class Queue:
     - `auto_migrate`: whether to make and upgrade databases; if not, SchemaError tells the command.
     - `immediate`: whether `enqueue` runs what is due before it returns, in the calling thread, as
       `drain` does: for tests and for trying things out.
+    - `strict_priority`: whether priorities order the jobs of all shards (STRICT_PRIORITY, false),
+      but for what is claimed together; else those of each shard by itself.
     - `event_log`: how many events are kept for `events` to read (QUEUE_MAX_EVENT_LOG; 0, the
       default: none). Those of this process are stored only if it is given here, or set.
     - `create`: whether to make a queue where there is none; if not, QueueNotFoundError.
@@ -96,6 +98,7 @@ class Queue:
         create: bool = True,
         immediate: bool = False,
         event_log: int | None = None,
+        strict_priority: bool | None = None,
     ) -> None:
         rate_limiter_timeout = checks.seconds(
             "rate_limiter_timeout", rate_limiter_timeout, zero=True
@@ -112,6 +115,7 @@ class Queue:
             max_pending=max_pending,
             when_full=when_full,
             event_log=event_log,
+            strict_priority=strict_priority,
         )
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry={checks.shown(retry)}: should be a RetryPolicy")

@@ -208,6 +208,8 @@ class Settings(BaseSettings):
     alert_threshold: Whole = _named("QUEUE_ALERT_THRESHOLD", default=1_000, ge=1)
     max_pending: Bounds = _named("MAX_PENDING", default=None)
     """Jobs that may wait, in all or by the name of their queue; None: any number."""
+    strict_priority: bool = _named("STRICT_PRIORITY", default=False)
+    """Whether priorities order the jobs of all shards, and not of each by itself."""
     when_full: WhenFull = _named("WHEN_FULL", default=WhenFull.RAISE)
     event_log: LogLength = _named("QUEUE_MAX_EVENT_LOG", default=0)
     """Events kept in the log; 0: none is kept, nor written by this process."""

@@ -66,6 +66,7 @@ VARIABLES = [
         "CLEANUP_DAYS_DEAD_LETTERS", "cleanup_days_dead_letters", None, (("0", 0), ("30", 30)), True
     ),
     Variable("QUEUE_ALERT_THRESHOLD", "alert_threshold", 1_000, (("1", 1), ("50", 50))),
+    Variable("STRICT_PRIORITY", "strict_priority", False, (("true", True), ("0", False))),
     Variable(
         "MAX_PENDING",
         "max_pending",
@@ -85,7 +86,9 @@ LIMITS = [each for each in VARIABLES if each.default in (160, 5)]
 COUNTS = [
     each
     for each in VARIABLES
-    if each not in LIMITS and isinstance(each.value, int) and each.field != "max_pending"
+    if each not in LIMITS
+    and isinstance(each.value, int)
+    and each.field not in {"max_pending", "strict_priority"}
 ]
 TIMES = ["DB_BUSY_TIMEOUT", "HEARTBEAT_INTERVAL", "STUCK_TIMEOUT", "RECOVERY_INTERVAL"]
 

@@ -1,7 +1,7 @@
 """Claims on the `fila` table: which job a worker is to run next."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -54,6 +54,11 @@ _next_due = Compiled(
     .order_by(jobs.c.next_retry_at)
     .limit(1)
 )
+_top_pending = Compiled(
+    select(jobs.c.priority).where(_is_claimable).order_by(jobs.c.priority.desc()).limit(1)
+)
+_some_due = select(jobs.c.priority).where(_is_due, jobs.c.queue == bindparam("queue_name"))
+_top_due = Compiled(select(func.max(_some_due.limit(PROMOTED_AT_ONCE).subquery().c.priority)))
 _first = Compiled(
     select(func.coalesce(jobs.c.next_retry_at, jobs.c.created_at))
     .where(_is_claimable, jobs.c.priority == bindparam("priority"))
@@ -134,6 +139,15 @@ class ClaimRepository:
         """Tell whether a claim would find something."""
         [answer] = _has_due.run(self._connection, queue_name=queue, now=self._now).fetchone()
         return bool(answer)
+
+    def top_priority(self, queues: Collection[str]) -> int:
+        """Tell the highest priority of the due jobs of these queues; -1 where there are none."""
+        found = [-1]
+        for name in queues:
+            for query in (_top_pending, _top_due):
+                row = query.run(self._connection, queue_name=name, now=self._now).fetchone()
+                found += [] if row is None or row[0] is None else [int(row[0])]
+        return max(found)
 
     def next_due(self) -> datetime | None:
         """Tell when the earliest job that waits is due; None when none does, or none can tell."""

@@ -19,6 +19,7 @@ from queue_max.services.exchange import ASIDE_AT_ONCE
 from queue_max.services.lines import Budget
 from queue_max.services.retry import RetryService
 from queue_max.services.shard_watch import ShardWatch
+from queue_max.services.urgency import Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class DispatchService:
     is locked or damaged does not hold up the others. A job whose row is damaged is buried.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - who hears of it
         self,
         store: Store,
         retry: RetryService,
@@ -41,6 +42,8 @@ class DispatchService:
         rng: random.Random,
         events: Events,
         watch: ShardWatch,
+        *,
+        urgency: Urgency | None = None,
     ) -> None:
         self._store = store
         self._retry = retry
@@ -48,6 +51,7 @@ class DispatchService:
         self._rng = rng
         self._events = events
         self._watch = watch
+        self._urgency = urgency
         self._unreadable = _Warnings()
         self._unwritable = _Warnings()
 
@@ -123,7 +127,7 @@ class DispatchService:
     def _shards_with_due_jobs(self, queue: str, lines: dict[int, list[str]]) -> Iterator[int]:
         """Name them; `lines` gets the gates of each that hold jobs which may run by now."""
         refusals = []
-        for shard_id in scan_order(self._store.shard_ids, self._rng):
+        for shard_id in self._scan_order(queue):
             try:
                 with self._store.reading(shard_id) as unit:
                     lines[shard_id] = self._open_lines(unit)
@@ -139,6 +143,13 @@ class DispatchService:
                 yield shard_id
         if len(refusals) == len(self._store.shard_ids):
             raise refusals[0]
+
+    def _scan_order(self, queue: str) -> list[int]:
+        """Put the shards into a random order, or that with the most urgent job first."""
+        order = scan_order(self._store.shard_ids, self._rng)
+        if self._urgency is None:
+            return order
+        return sorted(order, key=self._urgency.of(order, [queue]).__getitem__, reverse=True)
 
     def _claim_from(
         self,

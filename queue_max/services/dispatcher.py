@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -28,6 +28,7 @@ from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
 from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
+from queue_max.services.urgency import NOTHING, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ STINT = 0.25
 
 RESTS = (0.25, 10.0)
 """Seconds for which a shard that refused is left alone: at first, and at most."""
+
+_NONE_KNOWN: Mapping[int, int] = {}
 
 
 @dataclass(slots=True)
@@ -68,7 +71,8 @@ class _Shard:
 class Dispatcher:
     """A monitor without threads of its own.
 
-    All workers of this process share it that take jobs from the same queues.
+    All workers of this process share it that take jobs from the same queues. Priorities order the
+    jobs of a shard; with `urgency`, those of all shards, but for what is claimed already.
 
     What each job passes, the buffer and the jobs that have ended, are deques that need no lock.
     The lock guards the rest. It is taken as such, not through the condition: that leaves it by
@@ -88,9 +92,11 @@ class Dispatcher:
         rng: random.Random,
         watch: ShardWatch,
         *,
+        urgency: Urgency | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shard_ids = shard_ids
+        self._urgency = urgency
         self._choice = choice
         self._names = frozenset(choice.names)
         self._exchange = exchange
@@ -331,9 +337,10 @@ class Dispatcher:
 
     def _choose(self) -> _Shard | None:
         """Take a shard where there is something to do."""
+        urgency = self._look_at_urgency()
         with self._lock:
             now = self._clock()
-            shard = self._next_shard(now)
+            shard = self._next_shard(now, urgency)
             if shard is not None:
                 shard.is_taken = True
                 self._exchanges += 1
@@ -342,8 +349,18 @@ class Dispatcher:
                     self._turn = shard.id + 1
             return shard
 
-    def _next_shard(self, now: float) -> _Shard | None:
-        """Find a shard with something to do: one that was begun with, else the next in turn."""
+    def _look_at_urgency(self) -> Mapping[int, int]:
+        """Look at the most urgent job of each shard, where that decides which one comes next."""
+        if self._urgency is None:
+            return _NONE_KNOWN
+        may_have_some = [shard.id for shard in self._shards if shard.may_have_jobs]
+        return self._urgency.of(may_have_some, self._names)
+
+    def _next_shard(self, now: float, urgency: Mapping[int, int] = _NONE_KNOWN) -> _Shard | None:
+        """Find a shard with something to do: one that was begun with, else the next in turn.
+
+        Where `urgency` is known, that goes first.
+        """
         if self._exchanges >= AT_ONCE:
             return None
         following = self._shards[self._turn :] + self._shards[: self._turn]
@@ -362,6 +379,8 @@ class Dispatcher:
                 for each in able
                 if each.may_have_jobs & is_open and self._admission.is_shard_open(each.id)
             ] or [each for each in able if each.ended]
+        if urgency and able:
+            return max(able, key=lambda shard: urgency.get(shard.id, NOTHING))
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
 

@@ -1,4 +1,5 @@
 import logging
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,21 @@ from sqlalchemy import text
 from support.clock import FakeClock
 
 from queue_max.domain.clock import to_text
+from queue_max.domain.events import Events
 from queue_max.domain.failures import Failure
 from queue_max.domain.job import Job, JobStatus
 from queue_max.exceptions import ShardDamagedError, ShardError
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services import dispatch as dispatch_module
+from queue_max.services.admission import Admission
 from queue_max.services.controls import Controls
 from queue_max.services.dead_letters import DeadLetterService
 from queue_max.services.dispatch import DispatchService
 from queue_max.services.inspection import InspectionService
 from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
+from queue_max.services.retry import RetryService
+from queue_max.services.shard_watch import ShardWatch
+from queue_max.services.urgency import Urgency
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
 Add = Callable[..., list[int]]
@@ -108,6 +114,25 @@ def test_an_urgent_job_that_has_just_become_due_goes_first(
     first = dispatch.claim("worker-1")
     assert first is not None
     assert first.id == urgent.id
+
+
+@three_shards
+def test_the_most_urgent_job_of_all_shards_comes_first_where_that_is_asked_for(
+    store: Store,
+    retry: RetryService,
+    admission: Admission,
+    rng: random.Random,
+    events: Events,
+    add: Add,
+    clock: FakeClock,
+) -> None:
+    for shard_id, priority in enumerate((0, 2, 1)):
+        add(2, shard_id=shard_id, priority=priority)
+    strict = DispatchService(
+        store, retry, admission, rng, events, ShardWatch(events), urgency=Urgency(store)
+    )
+    claimed = [strict.claim("worker-1") for _ in range(6)]
+    assert [job and job.priority for job in claimed] == [2, 2, 1, 1, 0, 0]
 
 
 @three_shards

@@ -29,6 +29,7 @@ from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 from queue_max.services.shard_watch import ShardWatch
 from queue_max.services.unknown_tasks import UnknownTasks
+from queue_max.services.urgency import Urgency
 from queue_max.storage.sqlite import SqliteDatabase
 
 Add = Callable[..., list[int]]
@@ -267,6 +268,17 @@ def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(
     [another] = add()
     dispatcher.hint(0)
     assert must(take()).id == another
+
+
+@three_shards
+@hungry
+def test_the_shard_with_the_most_urgent_job_comes_first_where_that_is_asked_for(
+    dispatcher: Dispatcher, take: Take, add: Add, store: Store
+) -> None:
+    dispatcher._urgency = Urgency(store)
+    for shard_id, priority in enumerate((0, 2, 1)):
+        add(2, shard_id=shard_id, priority=priority)
+    assert [must(take()).priority for _ in range(6)] == [2, 2, 1, 1, 0, 0]
 
 
 # Limits
