@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from queue_max import checks
+from queue_max.domain.job import Job
 from queue_max.exceptions import ConfigurationError
 from queue_max.queue import Queue
 from queue_max.tasks.arguments import Arguments
@@ -113,13 +114,13 @@ class TaskFunction(Generic[P, R]):
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue: it has none."""
 
-    def succeeded(self, result: Any) -> Any:
-        """Tell whoever asked that a call is done."""
+    def succeeded(self, result: Any, job: Job | None = None) -> Any:
+        """Tell whoever asked that a call is done, of a job or here."""
         if self._callbacks.on_success is not None:
             return self._callbacks.on_success(result, task_name=self.task_name)
         return None
 
-    def failed(self, error: BaseException) -> Any:
+    def failed(self, error: BaseException, job: Job | None = None) -> Any:
         """Tell whoever asked that a call has failed, and no other attempt follows."""
         if self._callbacks.on_failure is not None:
             return self._callbacks.on_failure(error, task_name=self.task_name)

@@ -133,7 +133,7 @@ class _Done(_Outcome):
         account.processed += 1
         account.services.settlement.tell(self.lease, self.job.breaker)
         if task := account.repertoire.task_of(self.job):
-            account.guard(lambda: task.succeeded(self._result))
+            account.guard(lambda: task.succeeded(self._result, self.job))
         if account.on_job_complete is not None:
             account.tell(account.on_job_complete, job_id=self.job.id, result=self._result)
 
@@ -164,7 +164,7 @@ class _Failed(_Outcome):
             case Bury():
                 account.failed += 1
                 if task := account.repertoire.task_of(job):
-                    account.guard(lambda: task.failed(self._error))
+                    account.guard(lambda: task.failed(self._error, job))
             case TryAgain(is_counted=True):
                 account.retried += 1
             case _:  # snoozed or cancelled

@@ -16,6 +16,11 @@ from queue_max.workers.running import RunningJob
 ProcessFunction = Callable[..., Any]
 """Is given a job's payload, and the running job if it has a parameter `ctx`."""
 
+Around = Callable[[Callable[[RunningJob], Any], RunningJob], Any]
+"""Is given what calls a job's function, and the running job; gives what the call gave."""
+
+_around: Around | None = None
+
 
 class TaskFunction(Protocol):
     """A function by a name, as `@task` makes it."""
@@ -58,11 +63,21 @@ class TaskFunction(Protocol):
     def declare(self, queue: Queue) -> None:
         """Store its schedule in a queue, if it has one."""
 
-    def succeeded(self, result: Any) -> None:
+    def succeeded(self, result: Any, job: Job | None = None) -> None:
         """Hear of a job that is done."""
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, job: Job | None = None) -> None:
         """Hear of a job that failed for good."""
+
+
+def surround(around: Around | None) -> None:
+    """Have each call of a job's function in this process made by `around`; None for by nothing.
+
+    It is called where the function is: in the worker's thread, on the event loop of coroutines,
+    or in the child process that runs the job. What the call gives may be awaitable.
+    """
+    global _around
+    _around = around
 
 
 class TaskRegistry:
@@ -146,6 +161,9 @@ class Repertoire:
 
     def call(self, running: RunningJob) -> Any:
         """Call a job's function; gives what it returns, which may be awaitable."""
+        return self._call(running) if _around is None else _around(self._call, running)
+
+    def _call(self, running: RunningJob) -> Any:
         job = running.job
         if job.task is not None:
             task = self._registry.get(gate_of_job(job))
