@@ -159,13 +159,16 @@ class JobListRepository:
         """Count the jobs that are pending or scheduled, but not further than `at_most`."""
         return int(self._connection.execute(_count_waiting, {"at_most": at_most}).scalar_one())
 
-    def list_by_status(self, statuses: Collection[JobStatus], limit: int | None) -> list[Job]:
-        """Read jobs in those states, the newest first."""
+    def list_by_status(
+        self, statuses: Collection[JobStatus], limit: int | None, queue: str | None = None
+    ) -> list[Job]:
+        """Read jobs in those states, of one queue or of all, the newest first."""
+        of_queue = () if queue is None else (jobs.c.queue == queue,)
         return read_jobs(
             self._connection,
             self._shard_id,
             select(*WHOLE_JOB)
-            .where(or_(*(has_status(status) for status in statuses)))
+            .where(or_(*(has_status(status) for status in statuses)), *of_queue)
             .order_by(jobs.c.id.desc())
             .limit(limit),
         )

@@ -106,15 +106,22 @@ class InspectionService:
         return [each for each in self._store.shard_ids if not self._can_be_read(each)]
 
     def jobs(
-        self, statuses: Collection[JobStatus], limit: int | None, shard_id: int | None = None
+        self,
+        statuses: Collection[JobStatus],
+        limit: int | None,
+        shard_id: int | None = None,
+        queue: str | None = None,
     ) -> list[Job]:
-        """Read the newest jobs in those states, at most `limit` in all (None: all of them)."""
+        """Read the newest jobs in those states, at most `limit` in all (None: all of them).
+
+        Of one of the named queues, or of all.
+        """
         if limit is not None:
             checks.whole("limit", limit, at_least=0)
         found: list[Job] = []
         for each in self._store.chosen(shard_id):
             with self._store.reading(each) as unit:
-                found += unit.job_lists.list_by_status(statuses, limit)
+                found += unit.job_lists.list_by_status(statuses, limit, queue)
         newest_first = sorted(found, key=lambda job: (job.id, job.shard_id), reverse=True)
         return newest_first[:limit]
 

@@ -79,13 +79,17 @@ class IntakeService:
             for shard_id in (None, *store.shard_ids)
         }
 
-    def submit(self, item: Mapping[str, Any], wait: float | None = None) -> JobHandle:
-        """Store one job, described by the arguments of `enqueue`.
+    def submit(
+        self, item: Mapping[str, Any], wait: float | None = None, uid: str | None = None
+    ) -> JobHandle:
+        """Store one job, described by the arguments of `enqueue`, under a new uid or that one.
 
         Those that threads hand in at the same time are stored together, but for a job that is to
         wait no longer than `wait` seconds for room, or for the shard it is bound to.
         """
         job = self._check_fields(item)
+        if uid is not None:
+            job = job._replace(uid=uid)
         with self._bounds.room_for((job,), wait):
             if wait is None:
                 outcome = self._lines[self._choose_shard(job) if job.is_bound else None](job)

@@ -137,6 +137,14 @@ def test_a_list_can_be_of_one_shard_and_of_some_states(
     assert inspection.jobs([JobStatus.FAILED], 10) == []
 
 
+@two_shards
+def test_a_list_can_be_of_one_named_queue(inspection: InspectionService, add: Add) -> None:
+    [wanted] = add(shard_id=0, queue="mail")
+    add(3, shard_id=0)
+    add(shard_id=1)
+    assert [job.id for job in inspection.jobs(tuple(JobStatus), 1, queue="mail")] == [wanted]
+
+
 # Waiting
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from queue_max.domain.events import Events
+from queue_max.domain.identity import new_uid
 from queue_max.domain.job import Job, JobHandle, JobStatus
 from queue_max.domain.jobfile import Format
 from queue_max.exceptions import (
@@ -57,6 +58,14 @@ def test_a_submitted_job_is_stored_with_what_it_was_given(
     assert handle.key == job.key
     assert (job.payload, job.pagina_id, job.priority) == ({"a": 1}, 7, 2)
     assert (job.max_attempts, job.retry_delay) == (6, 9)
+
+
+def test_a_job_can_be_stored_under_a_uid_that_is_told_before(
+    intake: IntakeService, inspection: InspectionService
+) -> None:
+    uid = new_uid()
+    assert intake.submit({"payload": {}}, uid=uid).uid == uid
+    assert inspection.find(f"0-{uid}").payload == {}
 
 
 def test_jobs_that_threads_submit_at_once_are_stored_with_one_commit(
