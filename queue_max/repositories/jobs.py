@@ -112,7 +112,8 @@ class Completed(NamedTuple):
     """A job that is done."""
 
     lease: Lease
-    uid: str
+    uid: str | None
+    """None where it is kept."""
     breaker: str | None
 
 
@@ -193,7 +194,7 @@ class JobRepository:
     ) -> Completed | None:
         """Delete a running job that is done, or keep it with its result where that was asked for.
 
-        None if it does not run. `result` is JSON text.
+        None if it does not run. `result` is JSON text. What is kept tells also who made it.
         """
         values = {"job_id": _known(job_id), "token": _known(fence)}
         row = self._connection.execute(_complete, values).one_or_none()
@@ -206,12 +207,13 @@ class JobRepository:
         self._release(
             job,
             status=str(JobStatus.COMPLETED),
+            worker_id=job.worker_id,
             completed_at=self._now,
             keep_until=later(self._now, job.keep_result),
             result=result,
             progress=100.0,
         )
-        return Completed(job.lease, str(job.uid), job.breaker)
+        return Completed(job.lease, None, job.breaker)
 
     def cancel(self, job: JobRef, reason: str) -> bool:
         """End a job as cancelled that waits or runs; False for any other."""

@@ -51,7 +51,7 @@ class SettlementService:
         if done is None:
             return None
         unit.metadata.add_processed()
-        if done.lease.fence > 1:
+        if done.lease.fence > 1 and done.uid is not None:
             unit.attempts.forget([done.uid])
         return done
 

@@ -12,6 +12,7 @@ from queue_max.repositories.unit_of_work import Store
 from queue_max.services.inspection import InspectionService
 from queue_max.services.of_the_queue import QueueCircuitBreaker
 from queue_max.services.recovery import RecoveryService
+from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
 
 Told = list[tuple[str, dict[str, Any]]]
@@ -161,3 +162,25 @@ def test_a_job_that_is_done_forgives_the_failures_before_it(
     breaker.record_failure()
     settlement.complete(start().id, 0)
     assert breaker.get_stats()["failure_count"] == 0
+
+
+def test_a_job_that_keeps_its_result_keeps_its_worker_and_its_failed_attempts(
+    settlement: SettlementService,
+    retry: RetryService,
+    inspection: InspectionService,
+    start: Start,
+    claim: Claim,
+    find: Find,
+    clock: FakeClock,
+) -> None:
+    job = start(keep_result=60.0)
+    retry.settle(job.id, 0, "not yet")
+    clock.advance(3600)
+    again = claim()
+    assert again is not None
+    settlement.complete(job.id, 0)
+    kept = find(job.id)
+    assert kept is not None
+    assert kept.is_completed
+    assert kept.worker_id == again.worker_id
+    assert [each.error for each in inspection.attempts(kept)] == ["not yet"]
