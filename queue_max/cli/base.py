@@ -115,6 +115,11 @@ def queue_options(command: Command) -> Command:
     return command
 
 
+def of_queue(option: click.Parameter) -> bool:
+    """Tell whether it is one of the options of the queue."""
+    return option.callback is _remember
+
+
 def json_object(text: str, param_hint: str | None = None) -> dict[str, Any]:
     """Read a JSON object from the command line."""
     value = _json(text, param_hint)

@@ -2,7 +2,7 @@
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from queue_max import checks
@@ -85,6 +85,7 @@ class TaskRegistry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskFunction] = {}
+        self._queues: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
     def add(self, task: TaskFunction) -> None:
@@ -112,7 +113,11 @@ class TaskRegistry:
 
     def queues(self) -> Collection[str]:
         """Name the queues their jobs go to."""
-        return sorted({task.queue_name for task in list(self._tasks.values())})
+        return sorted(self._queues | {task.queue_name for task in list(self._tasks.values())})
+
+    def add_queues(self, names: Iterable[str]) -> None:
+        """Name queues to which their jobs may go, too."""
+        self._queues |= frozenset(names)
 
     def limits(self) -> Sequence[Limit]:
         """Give what each is limited to; of several versions, what the newest is."""

@@ -1,0 +1,1 @@
+"""A Django project for tests; `settings` beside this are for all of one process."""
