@@ -14,7 +14,7 @@ from django.urls import path, reverse
 
 from queue_max import ConfigurationError, Job, JobStatus, Queue, checks
 from queue_max.contrib.django import models
-from queue_max.contrib.django.management.hosted import open_queue
+from queue_max.contrib.django.conf import get_queue
 from queue_max.exceptions import InvalidJobError, JobNotFoundError, QueueError, ShardNotFoundError
 
 SHOWN = 100
@@ -77,7 +77,7 @@ class QueueAdmin(admin.ModelAdmin):
         context = self._context(request, self.title) | {"headers": self.headers, "shown": SHOWN}
         chosen = {name: request.GET[name] for name in self.filters if request.GET.get(name)}
         try:
-            queue = open_queue(False)
+            queue = get_queue(create=False)
             rows = self.rows(queue, chosen)
             context["rows"] = [(self._page(key), key, cells) for key, cells in rows]
             choices = self.choices(queue)
@@ -99,7 +99,7 @@ class QueueAdmin(admin.ModelAdmin):
             return redirect(reverse(f"admin:{self._name}_changelist", current_app=self._site))
         context = self._context(request, object_id)
         try:
-            context |= self.facts(open_queue(False), object_id)
+            context |= self.facts(get_queue(create=False), object_id)
         except _UNKNOWN as error:
             raise Http404(str(error)) from error
         except QueueError as error:
@@ -139,7 +139,7 @@ class QueueAdmin(admin.ModelAdmin):
         done = 0
         for key in keys:
             try:
-                if action(open_queue(False), key):
+                if action(get_queue(create=False), key):
                     done += 1
                 else:
                     messages.warning(request, f"{key}: is in no state for this.")

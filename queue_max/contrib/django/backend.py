@@ -71,9 +71,9 @@ class QueueMaxBackend(BaseTaskBackend):
         try:
             check_of_job(_options_of(task))
             queue_name(task.queue_name)
+            learn(task, type(self))
         except ConfigurationError as error:
             raise InvalidTask(str(error)) from error
-        learn(task, type(self))
 
     def enqueue(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskResult:
         """Store a job; its id is the key of the job.

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from queue_max import Queue, RetryPolicy, checks, forking
-from queue_max.exceptions import ConfigurationError
+from queue_max.exceptions import ConfigurationError, QueueNotFoundError
 from queue_max.settings import Settings
 
 KEYS = [name.upper() for name in inspect.signature(Queue).parameters]
@@ -27,8 +27,18 @@ def get_queue(*, create: bool = True) -> Queue:
     global _queue
     with _lock:
         if _queue is None:
-            _queue = Queue(**queue_options() | ({} if create else {"create": False}))
+            _queue = _opened(queue_options() | ({} if create else {"create": False}))
         return _queue
+
+
+def _opened(options: Mapping[str, Any]) -> Queue:
+    try:
+        return Queue(**options)
+    except QueueNotFoundError as error:
+        raise QueueNotFoundError(
+            f"there is no queue in {load_settings().data_dir} yet; the first job that is enqueued "
+            "makes it, or `queue_worker`"
+        ) from error
 
 
 def close_queue() -> None:

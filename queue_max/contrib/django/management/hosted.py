@@ -11,7 +11,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from queue_max.cli.base import Host
 from queue_max.cli.hosting import Command, HostedError, Option, options_of, run
 from queue_max.contrib.django.conf import get_queue, load_settings
-from queue_max.exceptions import QueueNotFoundError
 from queue_max.queue import Queue
 
 
@@ -51,13 +50,7 @@ class PrintingCommand(HostedCommand):
 
 def open_queue(create: bool) -> Queue:
     """Open the project's queue, made if need be where it is told so."""
-    try:
-        return get_queue(create=create)
-    except QueueNotFoundError as error:
-        raise QueueNotFoundError(
-            f"there is no queue in {load_settings().data_dir} yet; the first job that is enqueued "
-            "makes it, or `queue_worker`"
-        ) from error
+    return get_queue(create=create)
 
 
 def _arguments_of(option: Option) -> dict[str, Any]:
