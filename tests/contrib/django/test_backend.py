@@ -611,3 +611,11 @@ def test_a_task_may_enqueue_another(queue: Queue) -> None:
     run(queue)
     result.refresh()
     assert tasks.add.get_result(result.return_value).return_value == 1
+
+
+def test_workers_take_jobs_of_all_queues_that_the_settings_name() -> None:
+    from queue_max.contrib.django.management.commands.queue_worker import learn_tasks
+
+    with tasks_setting(QUEUES=["default", "extra"]):
+        learn_tasks([])
+    assert set(repertoire.tasks.queues()) == {"default", "extra", "mail"}
