@@ -4,7 +4,10 @@ Tests of other folders run in the same process: tasks of the project are known h
 default queue of tasks is none of ours.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ import pytest
 from queue_max import Queue, set_default_queue
 from queue_max.workers import repertoire
 
+# A file: Django does not close databases in memory, and each thread would have one of its own.
+_folder = tempfile.mkdtemp(prefix="queue-max-django-")
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+os.environ["SHOP_DATABASE"] = f"{_folder}/shop.sqlite3"
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "support.django_project.settings")
 _before = dict(repertoire.tasks._tasks)
 django.setup()
@@ -30,13 +37,18 @@ from django.db import connections  # noqa: E402
 from django.test import override_settings  # noqa: E402
 
 from queue_max.contrib.django import conf  # noqa: E402
+from queue_max.contrib.django import connections as connections_of_jobs  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+def _project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the project's tasks be known, and this be no process of workers at first."""
     monkeypatch.setattr(repertoire.tasks, "_tasks", dict(_of_project))
     monkeypatch.setattr(repertoire.tasks, "_queues", frozenset())
+    monkeypatch.setattr(connections_of_jobs, "_is_worker", False)
     _tasks_of_shop.made.clear()
+    yield
+    repertoire.surround(None)
 
 
 @pytest.fixture(autouse=True)

@@ -441,7 +441,6 @@ def test_the_end_is_told_once_when_no_further_attempt_follows(
     assert str(logged.exc_info[1]) == "bad"
 
 
-@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 def test_receivers_may_ask_the_database_wherever_a_task_runs(
     queue: Queue, kind: type[Any], caplog: pytest.LogCaptureFixture
@@ -451,7 +450,7 @@ def test_receivers_may_ask_the_database_wherever_a_task_runs(
     def ask(sender: Any, **_: Any) -> None:
         from django.db import connection
 
-        with connection.cursor() as cursor:  # each thread has a database of its own, in memory
+        with connection.cursor() as cursor:
             cursor.execute("select 1")
             asked.append(cursor.fetchone())
         connection.close()

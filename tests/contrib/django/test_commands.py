@@ -20,7 +20,6 @@ from support.programs import JOBS, eventually, read_until
 import queue_max
 from queue_max import Queue
 from queue_max.contrib.django.shim import TaskResultStatus
-from queue_max.workers.repertoire import surround
 
 BACKEND = "queue_max.contrib.django.QueueMaxBackend"
 
@@ -225,10 +224,7 @@ def test_a_worker_follows_its_code(queue: Queue, start: Start, tmp_path: Path) -
 
 def test_a_worker_can_be_called_in_python(queue: Queue) -> None:
     result = tasks.add.enqueue(1)
-    try:
-        call_command("queue_worker", burst=True, workers=2)
-    finally:
-        surround(None)
+    call_command("queue_worker", burst=True, workers=2)
     result.refresh()
     assert result.status == TaskResultStatus.SUCCESSFUL
 

@@ -12,19 +12,13 @@ from support.postgres import PostgresServer
 
 from queue_max import AsyncWorker, Queue, Worker
 from queue_max.contrib.django.connections import tidy_round_jobs
-from queue_max.workers.repertoire import surround
 
 KINDS = pytest.mark.parametrize("kind", [Worker, AsyncWorker])
 
 
 @pytest.fixture(autouse=True)
-def _as_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from queue_max.contrib.django import connections as ours
-
+def _as_in_a_worker() -> None:
     tidy_round_jobs()
-    yield
-    surround(None)
-    monkeypatch.setattr(ours, "_is_worker", False)
 
 
 @pytest.fixture
