@@ -115,8 +115,10 @@ def test_a_ctrl_c_fails_the_job_that_runs_and_ends_the_drain(queue: Queue) -> No
     jobs = [queue.enqueue({}), queue.enqueue({})]
     with pytest.raises(KeyboardInterrupt):
         queue.drain(interrupt)
-    assert [queue.get_job(job).attempts for job in jobs] == [1, 0]
-    assert queue.get_job(jobs[0]).error_type == "KeyboardInterrupt"
+    # Which shard comes first is left to chance.
+    untouched, interrupted = sorted(map(queue.get_job, jobs), key=lambda job: job.attempts)
+    assert (untouched.attempts, interrupted.attempts) == (0, 1)
+    assert interrupted.error_type == "KeyboardInterrupt"
 
 
 def test_coroutines_are_run_although_a_loop_runs_already(queue: Queue) -> None:

@@ -29,6 +29,7 @@ from queue_max.domain.clock import to_text, utc_now
 from queue_max.domain.failures import with_stack
 from queue_max.domain.payload import result_to_json
 from queue_max.domain.tasks import FIRST_VERSION, gate_of
+from queue_max.limits.scopes import Limit, of_task
 from queue_max.workers.repertoire import tasks
 
 
@@ -43,6 +44,7 @@ class WorkerTask:
         self.task_name = task.module_path
         self.queue_name = task.queue_name
         self.import_name = task.func.__module__
+        self.limit = Limit(of_task(self.task_name))
         self.is_async = inspect.iscoroutinefunction(task.func)
         self._backend = backend
 
