@@ -10,7 +10,7 @@ from queue_max.limits import scopes
 from queue_max.limits.breaker import DEFAULT_BREAKER
 from queue_max.limits.scopes import ALL
 from queue_max.services.breaker_rules import BreakerRules
-from queue_max.services.breakers import Breakers
+from queue_max.services.breakers import Breakers, generation_of
 from queue_max.services.controls import Controls, Snapshot
 from queue_max.services.lines import LOOK_AGAIN, Lines, own_scopes
 from queue_max.services.permits import Permits
@@ -121,13 +121,12 @@ class Admission:
         """Note that a job failed, before that is written; `failed` or `lost` follows."""
         name = job.breaker or DEFAULT_BREAKER
         if self._rules.does_count(name, error):
-            self._breakers.unwritten.add(name)
+            generation = generation_of(self._breakers.known(name))
+            self._breakers.unwritten.add(job.lease, name, generation)
 
-    def lost(self, job: Job, error: BaseException) -> None:
+    def lost(self, job: Job) -> None:
         """Note that the failure of a job will not be written."""
-        name = job.breaker or DEFAULT_BREAKER
-        if self._rules.does_count(name, error):
-            self._breakers.unwritten.remove(name)
+        self._breakers.unwritten.remove(job.lease)
 
     def failed(self, job: Job, error: BaseException | str) -> None:
         """Note that a job failed; an answer to come later slows all jobs of its scope."""

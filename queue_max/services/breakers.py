@@ -36,38 +36,55 @@ class _Success:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
+    lease: Lease
     error: str
+    generation: int
+    """Of the breaker, as it was when the job failed."""
 
 
 class Unwritten:
-    """Counts the failures of jobs, by breaker, from their end until they are written."""
+    """Failures of jobs, from their end until they are written: until then none is counted.
+
+    Each speaks for its breaker as it was when the job failed. One that has been opened and closed
+    again until then is not to count it.
+    """
 
     def __init__(self) -> None:
-        self._failures: Counter[str] = Counter()
+        self._of_run: dict[Lease, tuple[str, int]] = {}
+        self._failures: Counter[tuple[str, int]] = Counter()
         self._lock = forking.lock()
 
     def __bool__(self) -> bool:
-        return bool(self._failures)
+        return bool(self._of_run)
 
-    def count(self, name: str) -> int:
+    def count(self, name: str, generation: int) -> int:
         """Tell how many there are."""
-        return self._failures[name] if self._failures else 0
+        return self._failures[name, generation] if self._failures else 0
 
-    def add(self, name: str) -> None:
+    def add(self, lease: Lease, name: str, generation: int) -> None:
         """Note one more."""
         with self._lock:
-            self._failures[name] += 1
+            self._of_run[lease] = name, generation
+            self._failures[name, generation] += 1
 
-    def remove(self, name: str) -> None:
+    def generation(self, lease: Lease) -> int | None:
+        """Tell for which generation of its breaker a failure speaks; None for one not noted."""
+        found = self._of_run.get(lease)
+        return None if found is None else found[1]
+
+    def remove(self, lease: Lease) -> None:
         """Note that one was written, or never will be."""
         with self._lock:
-            if self._failures[name] > 1:
-                self._failures[name] -= 1
-            else:
-                del self._failures[name]
+            found = self._of_run.pop(lease, None)
+            if found is None:
+                return
+            self._failures[found] -= 1
+            if not self._failures[found]:
+                del self._failures[found]
 
     def clear(self) -> None:
         """Forget all."""
+        self._of_run.clear()
         self._failures.clear()
 
 
@@ -163,12 +180,15 @@ class Breakers:
             self._end_probe(
                 lease, lambda each, now: each.probe_failed(terms, now, text), "its probe failed"
             )
-            self.unwritten.remove(name)
+            self.unwritten.remove(lease)
         elif terms.threshold == math.inf:
-            self.unwritten.remove(name)
+            self.unwritten.remove(lease)
         else:
+            generation = self.unwritten.generation(lease)
+            if generation is None:
+                generation = generation_of(self.known(name))
             with self._lock:
-                self._outcomes[name].append(_Failure(text))
+                self._outcomes[name].append(_Failure(lease, text, generation))
 
     def released(self, lease: Lease) -> None:
         """Note that a job ended without an outcome: if it was the probe, another one may go."""
@@ -178,7 +198,8 @@ class Breakers:
     def died(self, lease: Lease) -> None:
         """Note that the worker of a job died: if the job was a probe, another one may go."""
         run = _run(lease)
-        for breaker in list(self._controls.now().breakers.values()):
+        # Anew: it may have been let through, and have died, since the last look.
+        for breaker in list(self._controls.refresh().breakers.values()):
             if breaker.is_probed_by(run):
                 with self._lock:
                     self._probes[lease] = (breaker.name,)
@@ -197,7 +218,7 @@ class Breakers:
                 logger.warning("breaker %s has not counted: %s", name, error)
             for outcome in outcomes:
                 if isinstance(outcome, _Failure):
-                    self.unwritten.remove(name)
+                    self.unwritten.remove(outcome.lease)
 
     def renew(self) -> None:
         """Let others know that the probes of this process still run."""
@@ -235,17 +256,17 @@ class Breakers:
                 match outcome:
                     case _Success():
                         breaker = breaker.succeeded()
-                    case _Failure(error):
+                    case _Failure(_, error, generation) if generation == breaker.generation:
                         breaker = breaker.failed(terms, now, error)
             return breaker
 
         self.change(name, count, f"{terms.threshold} failures in a row")
 
     def _is_about_to_open(self, name: str, found: Breaker | None) -> bool:
-        unwritten = self.unwritten.count(name)
-        if not unwritten:
+        if not self.unwritten:
             return False
-        failures = unwritten + (0 if found is None else found.failures)
+        known = found or Breaker(name)
+        failures = self.unwritten.count(name, known.generation) + known.failures
         return failures >= self._rules.terms(name).threshold
 
     def _is_probe(self, lease: Lease) -> bool:
@@ -301,6 +322,11 @@ class Breakers:
         self._outcomes.clear()
         self._probes.clear()
         self.unwritten.clear()
+
+
+def generation_of(known: Breaker | None) -> int:
+    """Tell for which generation of a breaker a job speaks that fails now."""
+    return 0 if known is None else known.generation
 
 
 def _run(lease: Lease) -> str:

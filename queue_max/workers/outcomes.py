@@ -153,8 +153,7 @@ class _Failed(_Outcome):
         return self._account.services.retry.write(unit, self.job, self._failure, self._verdict)
 
     def _lose(self) -> None:
-        if is_failure(self._verdict):
-            self._account.services.admission.lost(self.job, self._error)
+        self._account.services.admission.lost(self.job)
         super()._lose()
 
     def _tell(self) -> None:
