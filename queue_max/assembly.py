@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from queue_max import forking
 from queue_max.domain.events import Events
@@ -96,6 +97,27 @@ class Services:
     close: Callable[[], None]
 
 
+class _Opened(NamedTuple):
+    """What lies on disk, and how it is to be used."""
+
+    settings: Settings
+    directory: Directory
+    control: Control
+    controls: Controls
+    store: Store
+
+
+class _Gates(NamedTuple):
+    """What jobs pass before they start, and what people do with it."""
+
+    rates: RateLimits
+    breakers: Breakers
+    permits: Permits
+    admission: Admission
+    limits: LimitService
+    breaker_service: BreakerService
+
+
 def storage_options(settings: Settings) -> SqliteOptions:
     """Tell storage what it needs to know of the settings."""
     return SqliteOptions(
@@ -141,47 +163,34 @@ def build(
 
     control = Control(directory.control, directory.notes)
     controls = Controls(control)
-    store = Store(shards, places_of_key=controls.places_of_key)
+    opened = _Opened(
+        settings, directory, control, controls, Store(shards, places_of_key=controls.places_of_key)
+    )
 
     def close() -> None:
         housekeeping.stop()
         checkpointer.close()
-        store.close()
+        opened.store.close()
         control.close()
         directory.close()
 
     try:
-        return _wire(
-            settings, store, control, controls, directory, retry_policy, full_timeout, close
-        )
+        return _wire(opened, retry_policy, full_timeout, close)
     except BaseException:
         close()
         raise
 
 
-def _wire(  # noqa: PLR0913 - all that was opened
-    settings: Settings,
-    store: Store,
-    control: Control,
-    controls: Controls,
-    directory: Directory,
-    retry_policy: RetryPolicy,
-    full_timeout: float,
-    close: Callable[[], None],
+def _wire(
+    opened: _Opened, retry_policy: RetryPolicy, full_timeout: float, close: Callable[[], None]
 ) -> Services:
+    settings, directory, control, controls, store = opened
     log = EventLog(control, settings.event_log)
     log_writer = Repeater("queue-max-event-log", WRITE_EVERY, log.write)
     rng = random.Random()  # noqa: S311 - it spreads load, no secret depends on it
     events = Events()
-    rates = RateLimits(control, controls, rates_of(settings.rate_limit))
-    rules = BreakerRules(
-        Terms(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
-    )
-    breakers = Breakers(control, controls, events, rules, settings.stuck_timeout_ms / 1000)
-    breaker_service = BreakerService(control, breakers, rules)
-    permits = Permits(control, controls, store)
-    limits = LimitService(control, controls, store, rates, permits)
-    admission = Admission(controls, rates, breakers, rules, permits)
+    gates = _gates(opened, events)
+    admission = gates.admission
     dead_letters = DeadLetterService(store, settings.max_retries)
     retry = RetryService(store, retry_policy, rng, dead_letters, admission, events)
     alarm = BacklogAlarm(store, events, settings.alert_threshold)
@@ -230,15 +239,17 @@ def _wire(  # noqa: PLR0913 - all that was opened
         settings=settings,
         folder=directory.path,
         store=store,
-        limiter=QueueRateLimiter(rates, limits),
-        breaker=QueueCircuitBreaker(breakers, breaker_service),
-        limits=limits,
-        breakers=breakers,
-        breaker_service=breaker_service,
+        limiter=QueueRateLimiter(gates.rates, gates.limits),
+        breaker=QueueCircuitBreaker(gates.breakers, gates.breaker_service),
+        limits=gates.limits,
+        breakers=gates.breakers,
+        breaker_service=gates.breaker_service,
         controls=controls,
         roster=roster,
         overview=OverviewService(store, controls, roster),
-        why=WhyService(store, inspection, controls, rates, breakers, permits, roster),
+        why=WhyService(
+            store, inspection, controls, gates.rates, gates.breakers, gates.permits, roster
+        ),
         events=events,
         event_log=log,
         admission=admission,
@@ -264,6 +275,24 @@ def _wire(  # noqa: PLR0913 - all that was opened
         log_writer.start()
         forking.in_child(log_writer.go_on)
     return services
+
+
+def _gates(opened: _Opened, events: Events) -> _Gates:
+    settings, _directory, control, controls, store = opened
+    rates = RateLimits(control, controls, rates_of(settings.rate_limit))
+    rules = BreakerRules(
+        Terms(settings.circuit_breaker_threshold, settings.circuit_breaker_timeout)
+    )
+    breakers = Breakers(control, controls, events, rules, settings.stuck_timeout_ms / 1000)
+    permits = Permits(control, controls, store)
+    return _Gates(
+        rates,
+        breakers,
+        permits,
+        Admission(controls, rates, breakers, rules, permits),
+        LimitService(control, controls, store, rates, permits),
+        BreakerService(control, breakers, rules),
+    )
 
 
 def _bounds(settings: Settings, store: Store, full_timeout: float) -> Bounds:
