@@ -2,6 +2,7 @@
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -24,7 +25,59 @@ class CircuitState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class CircuitBreaker:
+class Guard(ABC):
+    """Something that calls are made through, and that stops them."""
+
+    @property
+    @abstractmethod
+    def state(self) -> CircuitState:
+        """Whether calls pass."""
+
+    @abstractmethod
+    def is_allowed(self) -> bool:
+        """Ask to pass; whoever is told True must report the outcome, or `release()`."""
+
+    @abstractmethod
+    def get_retry_after(self) -> float:
+        """Return the seconds until a call may pass, at the latest; 0.0 if one may now."""
+
+    @abstractmethod
+    def record_success(self) -> None:
+        """Report that a call worked."""
+
+    @abstractmethod
+    def record_failure(self, error: BaseException | None = None) -> None:
+        """Report that a call failed."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back a pass that was not used."""
+
+    def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `func`, report its outcome, and return what it returned or raise what it raised.
+
+        If the call may not pass, CircuitBreakerOpenError is raised; its `retry_after` says in how
+        many seconds one may. KeyboardInterrupt and the like are neither success nor failure.
+        """
+        if not self.is_allowed():
+            wait = self.get_retry_after()
+            raise CircuitBreakerOpenError(
+                f"the circuit is {self.state.replace('_', '-')}: a call may pass in {wait:.3f} s",
+                retry_after=wait,
+            )
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            self.record_failure(error)
+            raise
+        except BaseException:
+            self.release()
+            raise
+        self.record_success()
+        return result
+
+
+class CircuitBreaker(Guard):
     """Stops calls after failures in a row, and lets one through now and then as a probe.
 
     It is the pattern of M. T. Nygard, "Release It!" (2007), as M. Fowler describes it in
@@ -101,29 +154,6 @@ class CircuitBreaker:
             self._state = CircuitState.HALF_OPEN
             self._probe_due = now + self._recovery_timeout
             return True
-
-    def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `func`, report its outcome, and return what it returned or raise what it raised.
-
-        If the call may not pass, CircuitBreakerOpenError is raised; its `retry_after` says in how
-        many seconds one may. KeyboardInterrupt and the like are neither success nor failure.
-        """
-        if not self.is_allowed():
-            wait = self.get_retry_after()
-            raise CircuitBreakerOpenError(
-                f"the circuit is {self._state.replace('_', '-')}: a call may pass in {wait:.3f} s",
-                retry_after=wait,
-            )
-        try:
-            result = func(*args, **kwargs)
-        except Exception as error:
-            self.record_failure(error)
-            raise
-        except BaseException:
-            self.release()
-            raise
-        self.record_success()
-        return result
 
     def record_success(self) -> None:
         """Report that a call worked, which closes a half-open circuit and forgives failures.

@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 from queue_max import checks
 from queue_max.domain.job import Lease
-from queue_max.exceptions import CircuitBreakerOpenError, RateLimitError
+from queue_max.exceptions import RateLimitError
 from queue_max.limits.breaker import DEFAULT_BREAKER
-from queue_max.limits.circuit_breaker import CircuitState
+from queue_max.limits.circuit_breaker import CircuitState, Guard
 from queue_max.limits.rate_limiter import RateLimitUnit
 from queue_max.limits.rates import Rate, Rates
 from queue_max.limits.scopes import ALL
@@ -17,9 +16,6 @@ from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
 from queue_max.services.limits import LimitService
 from queue_max.services.rate_limits import RateLimits
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _UNITS = {
     1: RateLimitUnit.PER_SECOND,
@@ -136,7 +132,7 @@ class QueueRateLimiter:
         return rate.seconds if rate is not None and rate.seconds in _UNITS else 60
 
 
-class QueueCircuitBreaker:
+class QueueCircuitBreaker(Guard):
     """The circuit breaker that all jobs of a queue are behind, in all processes.
 
     It has the face of `CircuitBreaker`; its state lies in the control database.
@@ -170,37 +166,15 @@ class QueueCircuitBreaker:
         self._probe = lease
         return True
 
-    def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `func`, report its outcome, and return what it returned or raise what it raised.
-
-        If the call may not pass, CircuitBreakerOpenError is raised; its `retry_after` says in how
-        many seconds one may. KeyboardInterrupt and the like are neither success nor failure.
-        """
-        if not self.is_allowed():
-            wait = self.get_retry_after()
-            raise CircuitBreakerOpenError(
-                f"the circuit is {self.state.replace('_', '-')}: a call may pass in {wait:.3f} s",
-                retry_after=wait,
-            )
-        try:
-            result = func(*args, **kwargs)
-        except Exception as error:
-            self.record_failure(error)
-            raise
-        except BaseException:
-            self.release()
-            raise
-        self.record_success()
-        return result
-
     def record_success(self) -> None:
         """Report that a call worked, which closes a half-open circuit and forgives failures."""
         self._breakers.succeeded(DEFAULT_BREAKER, self._take_probe())
         self._breakers.flush()
 
-    def record_failure(self, error: BaseException | str = "a call failed") -> None:
+    def record_failure(self, error: BaseException | None = None) -> None:
         """Report that a call failed; an error that does not count only releases the probe."""
-        self._breakers.failed(DEFAULT_BREAKER, self._take_probe(), error)
+        what = "a call failed" if error is None else error
+        self._breakers.failed(DEFAULT_BREAKER, self._take_probe(), what)
         self._breakers.flush()
 
     def release(self) -> None:
