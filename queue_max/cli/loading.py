@@ -91,7 +91,8 @@ def _words(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)[2:]  # beyond ours, and importlib's
-    frames = [each for each in frames if not each.filename.startswith("<frozen ")]
+    # Frozen modules, and what dataclasses write.
+    frames = [each for each in frames if not each.filename.startswith("<")]
     frames = [each for each in frames if not each.filename.startswith(_LIBRARIES)] or frames
     return f"{kind}: {error}" + "".join(
         f" ({each.filename}, line {each.lineno})" for each in frames[-1:]

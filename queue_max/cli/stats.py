@@ -14,8 +14,8 @@ _METRICS = {
     "completed": "Completed",
     "num_shards": "Shards",
     "unavailable_shards": "  of these unavailable",
-    "circuit_state": "Circuit State (this process)",
-    "tokens_available": "Tokens Available (this process)",
+    "circuit_state": "Circuit State",
+    "tokens_available": "Tokens Available",
 }
 
 
@@ -25,10 +25,7 @@ _METRICS = {
 @queue_options
 @click.pass_context
 def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
-    """Count the jobs by state.
-
-    The circuit and tokens are those of this process only: each worker process has its own.
-    """
+    """Count the jobs by state; circuit and tokens are those of all processes together."""
     queue = open_queue(ctx)
     found = queue.get_stats() if shard is None else queue.shard_manager.get_stats(shard)
     if as_json:

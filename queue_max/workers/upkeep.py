@@ -167,9 +167,14 @@ class Upkeep:
 
     def _sign_off(self) -> None:
         identity = self._services.presence.identity
-        if identity is not None:
-            with suppress(QueueClosedError):
-                self._services.roster.leave(identity)
+        if identity is None:
+            return
+        try:
+            self._services.roster.leave(identity)
+        except QueueClosedError:
+            return
+        except Exception:
+            logger.exception("others see for some seconds more that this process works")
 
     def _release_held(self) -> None:
         """Let jobs run that were set aside, where nothing holds them any more."""

@@ -124,7 +124,7 @@ def test_a_function_may_stand_beside(queue: Queue, run: Run, tmp_path: Path) -> 
         ("import math\n\nmath.sqrt(-1)\n", "ValueError: math domain error ({file}, line 3)"),
         ("def broken(:\n", "SyntaxError: invalid syntax ({file}, line 1)"),
         ("import this_is_not_there", "({file}, line 1)"),
-        ("\nfrom queue_max import task\ntask(7)\n", "should be a Queue ({file}, line 3)"),
+        ("\nfrom queue_max import task\ntask(7)\n", "or the name of one in it ({file}, line 3)"),
         ("import json\njson.loads('{')", "({file}, line 2)"),
     ],
     ids=["its own", "syntax", "missing module", "wrong use of ours", "wrong use of a library"],

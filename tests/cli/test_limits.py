@@ -43,6 +43,7 @@ def test_a_limit_that_was_set_can_be_lifted_or_reset(cli: Cli, queue: Queue) -> 
     assert queue.limits.get("all").rates[0].number == 10  # type: ignore[index]
     said = cli("limits", "set", "all", "--rate", "none", "--concurrency", "none")
     assert said.stderr == "  all: rate none, concurrency none.\n"
+    assert queue.limits.get("all").rates == ()
     assert queue.rate_limiter.rate_limit == float("inf")
     assert "what the code says holds" in cli("limits", "reset", "all").stderr
     assert "nothing was set" in cli("limits", "reset", "all").stderr

@@ -174,7 +174,7 @@ child = os.fork()
 if child == 0:
     seen = [worker.state, worker.is_running, len(queue.services.leases._held)]
     worker.start()
-    seen.append(Upkeep.of(queue)._workers == 1 or "no upkeep")
+    seen.append(len(Upkeep.of(queue)._crew) == 1 or "no upkeep")
     go_on.set()
     worker.stop()
     print(*seen, worker.state, flush=True)

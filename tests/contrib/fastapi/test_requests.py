@@ -303,16 +303,12 @@ def with_handlers_alone(_queue: Queue) -> FastAPI:
 EACH_WAY = [with_lifespan, with_lifespan_beneath_others, with_middleware, with_handlers_alone]
 
 
-class FullForAWhileError(QueueFullError):
-    retry_after = 0.2
-
-
 @pytest.mark.parametrize("make", EACH_WAY)
 @pytest.mark.parametrize(
     ("error", "words", "retry_after"),
     [
-        (QueueFullError(None, "no room in /srv/data"), "is full; try again later.", "5"),
-        (FullForAWhileError(0, "not now"), "is full; try again later.", "1"),
+        (QueueFullError(None, "no room in /srv/data"), "is full; try again later.", "1"),
+        (QueueFullError(0, "not now", 61.5), "is full; try again later.", "62"),
         (ShardBusyError(3, "/srv/data/shard_3.db is locked"), "cannot be reached; try again", "5"),
         (PartialBatchError(ShardError(1, "/srv is gone"), 3), "A part of the jobs", None),
     ],

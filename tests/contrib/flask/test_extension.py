@@ -338,10 +338,6 @@ def test_jobs_run_at_once_where_the_configuration_says_so(
     assert not has_app_context()
 
 
-class FullForAWhileError(QueueFullError):
-    retry_after = 61.5
-
-
 def failing(app: Flask, error: Exception) -> Flask:
     @app.post("/")
     def fail() -> None:
@@ -353,8 +349,8 @@ def failing(app: Flask, error: Exception) -> Flask:
 @pytest.mark.parametrize(
     ("error", "words", "retry_after"),
     [
-        (QueueFullError(None, "no room in /srv/data"), "is full; try again later.", "5"),
-        (FullForAWhileError(0, "not now"), "is full; try again later.", "62"),
+        (QueueFullError(None, "no room in /srv/data"), "is full; try again later.", "1"),
+        (QueueFullError(0, "not now", 61.5), "is full; try again later.", "62"),
         (ShardBusyError(3, "/srv/data/shard_3.db is locked"), "cannot be reached; try again", "5"),
         (PartialBatchError(ShardError(1, "/srv is gone"), 3), "A part of the jobs", None),
     ],
