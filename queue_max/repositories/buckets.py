@@ -45,7 +45,12 @@ class BucketRepository:
         reservation = reserve(list(filled.items()), tokens)
         if reservation.dues:
             self._store(scope, filled)
-        return reservation
+        behind = max(bucket.at for bucket in filled.values()) - self._ticks.now
+        if behind <= 0:
+            return reservation
+        # Others had their turn while this one waited for it, and have read the clock after it.
+        dues = [due + behind for due in reservation.dues]
+        return reservation._replace(dues=dues, wait=reservation.wait + behind)
 
     def give_back(self, scope: str, rates: Rates, tokens: int) -> None:
         """Put tokens back which nobody will use."""

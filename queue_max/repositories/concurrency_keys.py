@@ -100,8 +100,8 @@ class ConcurrencyKeyRepository:
 
     def balance(self) -> None:
         """Let as many jobs of each key that was noted be at their turn as may be, and no more."""
-        while self._noted:
-            key = self._noted.pop()
+        noted, self._noted = sorted(self._noted), set()
+        for key in noted:  # always in this order, that nobody waits for each other
             places = self._places(key)
             hold_name(self._connection, of_key(key))
             counted = _count_all.run(
@@ -119,17 +119,20 @@ class ConcurrencyKeyRepository:
                     self._connection, wanted=key, gate=of_key(key), at_most=at_turn - places
                 )
 
-    def may_run(self, job: Job) -> bool:
-        """Tell whether a job that was claimed just now may run beside the others of its key."""
+    def may_run(self, job: Job, *, before: int = 0) -> bool:
+        """Tell whether a job that was claimed just now may run beside the others of its key.
+
+        It goes before so many others that were claimed with it, and are asked about later.
+        """
         if job.concurrency_key is None:
             return True
         key, places = job.concurrency_key, self._places(job.concurrency_key)
         hold_name(self._connection, of_key(key))
         counted = _count_before.run(
-            self._connection, wanted=key, line=of_key(key), but=job.id, at_most=places
+            self._connection, wanted=key, line=of_key(key), but=job.id, at_most=places + before
         )
-        [before] = counted.fetchone()
-        return bool(before < places)
+        [others] = counted.fetchone()
+        return bool(others - before < places)
 
     def holders(self, key: str, at_most: int = 10) -> Sequence[str]:
         """Name the jobs of a key that are at their turn, by uid, those first that run."""

@@ -9,6 +9,9 @@ from queue_max.domain.job import Lease
 from queue_max.repositories.locks import hold_name
 from queue_max.storage.schema import permits
 
+STEP = 200
+"""Runs that one statement names, at most: SQLite takes a thousand."""
+
 
 class PermitRepository:
     """All permits, within one transaction: they are counted, and never added up."""
@@ -57,10 +60,10 @@ class PermitRepository:
 
     def give_up(self, leases: Collection[Lease]) -> int:
         """Delete all permits of these runs; gives their number."""
-        if not leases:
-            return 0
         runs = [and_(*_is_of(lease), permits.c.fence == lease.fence) for lease in leases]
-        return self._connection.execute(delete(permits).where(or_(*runs))).rowcount
+        steps = [runs[start : start + STEP] for start in range(0, len(runs), STEP)]
+        deleted = (self._connection.execute(delete(permits).where(or_(*step))) for step in steps)
+        return sum(each.rowcount for each in deleted)
 
 
 def _is_of(lease: Lease) -> tuple[ColumnElement[bool], ...]:

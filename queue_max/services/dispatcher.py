@@ -393,7 +393,8 @@ class Dispatcher:
 
     def _open_lines(self, lines: Iterable[Source]) -> frozenset[Line]:
         gates = (each for each in lines if isinstance(each, Line))
-        return frozenset(each for each in gates if not self._admission.lines.wait(each.gate))
+        # As an exchange asks: one that takes nothing from an open line would be made again at once.
+        return frozenset(each for each in gates if self._admission.lines.in_hand(each.gate) >= 1)
 
     def _rests(self, now: float) -> list[float]:
         return [

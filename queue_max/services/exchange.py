@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -205,8 +206,10 @@ class Exchange:
         else:
             claimed = unit.claims.claim(source, worker_id, holder, at_most=asked)
         set_aside = harvest.set_aside
+        waiting = Counter(job.concurrency_key for job in claimed)
         for job in claimed:
-            gatekeeper.sort_in(job)
+            waiting[job.concurrency_key] -= 1
+            gatekeeper.sort_in(job, waiting[job.concurrency_key])
         if len(claimed) < asked and not harvest.has_left_one:
             harvest.exhausted.add(source)
             return False
@@ -230,8 +233,11 @@ class Gatekeeper:
         self._budget = budget
         self._retry = retry
 
-    def sort_in(self, job: Job) -> None:
-        """Take a claimed job, unless it cannot be run, or has to be claimed by itself."""
+    def sort_in(self, job: Job, before: int) -> None:
+        """Take a claimed job, unless it cannot be run, or has to be claimed by itself.
+
+        It goes before so many of its concurrency key that were claimed with it.
+        """
         unit, harvest = self._unit, self._harvest
         if job.damage is not None:
             failure = Failure(JOB_DAMAGED, job.damage)
@@ -241,7 +247,7 @@ class Gatekeeper:
             gate = gate_of_job(job)
             self._set_aside(job, gate)
             harvest.unknown.append(gate)
-        elif not unit.concurrency_keys.may_run(job):
+        elif not unit.concurrency_keys.may_run(job, before=before):
             self._set_aside(job, of_key(str(job.concurrency_key)))
         elif held_by := self._budget.gate_for(job):
             self._set_aside(job, held_by)

@@ -12,6 +12,7 @@ from queue_max.storage.database import Database
 from queue_max.storage.ticks import Ticks, nanoseconds
 
 _LOCK_NOT_AVAILABLE = "55P03"
+_DEADLOCK_DETECTED = "40P01"
 
 # A peer that vanished is noticed within seconds, not after the hours TCP would take.
 _CONNECT_ARGS = {
@@ -79,7 +80,7 @@ class PostgresDatabase(Database):
         # Only the primary message: details may quote the row, and so the payload.
         diagnosis = getattr(error, "diag", None)
         said = getattr(diagnosis, "message_primary", None) or type(error).__name__
-        if getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        if getattr(error, "sqlstate", None) in {_LOCK_NOT_AVAILABLE, _DEADLOCK_DETECTED}:
             return ShardBusyError(
                 self.shard_id, "another transaction has held its rows for too long"
             )
