@@ -78,6 +78,13 @@ PLANS = "queue_max/domain/schedules.py"
 RHYTHMS = "queue_max/domain/rhythms.py"
 CALENDAR = "queue_max/repositories/schedules.py"
 EXCHANGE = "queue_max/services/exchange.py"
+BUCKETS = "queue_max/limits/token_bucket.py"
+STORED_BUCKETS = "queue_max/repositories/buckets.py"
+BREAKER = "queue_max/limits/breaker.py"
+RATES = "queue_max/services/rate_limits.py"
+KEYS = "queue_max/repositories/concurrency_keys.py"
+PERMITS = "queue_max/repositories/permits.py"
+PERMIT_SERVICE = "queue_max/services/permits.py"
 COMPANY = "queue_max/workers/company.py"
 WORKER = "queue_max/workers/worker.py"
 
@@ -509,6 +516,119 @@ MUTATIONS = [
         "if schedule.overlap is Overlap.ALLOW or not ticks:",
         "if ticks:",
         "tests/services/test_schedules.py",
+    ),
+    mutation(
+        "limits: a bucket holds its burst, whatever is in hand elsewhere",
+        BUCKETS,
+        "rate.burst * _token(rate) - rate.number * lag",
+        "rate.burst * _token(rate)",
+        "tests/services/test_rate_limits.py",
+    ),
+    mutation(
+        "limits: a token may be used for as long as the answer took, too",
+        RATES,
+        "until = ticks.earliest + due + reservation.usable",
+        "until = ticks.latest + due + reservation.usable",
+        "tests/services/test_rate_limits.py",
+    ),
+    mutation(
+        "limits: tokens of some scopes are kept where one of another is missing",
+        RATES,
+        "                self.give_back(scopes[:number])\n",
+        "",
+        "tests/services/test_rate_limits.py",
+    ),
+    mutation(
+        "limits: a token is due by the clock of who has waited for its turn",
+        STORED_BUCKETS,
+        "if behind <= 0:",
+        "if behind <= 10**18:",
+        "tests/repositories/test_buckets.py",
+    ),
+    mutation(
+        "limits: what another boot has written is taken for time of this one",
+        STORED_BUCKETS,
+        "at if clock == self._ticks.clock else self._ticks.now",
+        "at",
+        "tests/repositories/test_buckets.py",
+    ),
+    mutation(
+        "breakers: any run speaks for the probe",
+        BREAKER,
+        "self.state is CircuitState.HALF_OPEN and self.probe == run",
+        "self.state is CircuitState.HALF_OPEN",
+        "tests/limits/test_breaker.py",
+        "tests/services/test_breakers.py",
+    ),
+    mutation(
+        "breakers: a probe passes beside another",
+        BREAKER,
+        "if self.state is CircuitState.CLOSED or self.opens_in(now) > 0:",
+        "if self.state is CircuitState.CLOSED:",
+        "tests/limits/test_breaker.py",
+    ),
+    mutation(
+        "breakers: a success closes one that is open",
+        BREAKER,
+        "return self if self.state is not CircuitState.CLOSED else replace(self, failures=0)",
+        "return self.closed()",
+        "tests/limits/test_breaker.py",
+    ),
+    mutation(
+        "concurrency keys: who claims does not ask whether a job may run",
+        EXCHANGE,
+        "elif not unit.concurrency_keys.may_run(job, before=before):",
+        "elif False:",
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "concurrency keys: the last ones that were claimed run first",
+        EXCHANGE,
+        "unit.concurrency_keys.may_run(job, before=before)",
+        "unit.concurrency_keys.may_run(job)",
+        "tests/services/test_dispatcher.py",
+    ),
+    mutation(
+        "concurrency keys: nothing is balanced at the end of a unit",
+        UNITS,
+        "            unit.concurrency_keys.balance()\n",
+        "",
+        "tests/repositories/test_concurrency_keys.py",
+    ),
+    mutation(
+        "concurrency keys: locks are taken in any order",
+        KEYS,
+        "sorted(self._noted), set()",
+        "self._noted, set()",
+        "tests/repositories/test_concurrency_keys.py",
+    ),
+    mutation(
+        "permits: they are not counted before one is given",
+        PERMITS,
+        "            if self.count(scope) >= limit:\n                return scope\n",
+        "            continue\n",
+        "tests/repositories/test_limits.py",
+    ),
+    mutation(
+        "permits: two are counted at once",
+        PERMITS,
+        '            hold_name(self._connection, f"permits:{scope}")\n',
+        "            continue\n",
+        "tests/repositories/test_limits.py",
+    ),
+    mutation(
+        "permits: those of jobs that run no more stay",
+        PERMIT_SERVICE,
+        "if full is not None and self._drop_stale(full):",
+        "if False:",
+        "tests/services/test_permits.py",
+    ),
+    mutation(
+        "lines: a line is asked of which nothing can be taken",
+        DISPATCHER,
+        "if self._admission.lines.in_hand(each.gate) >= 1)",
+        "if not self._admission.lines.wait(each.gate))",
+        "tests/services/test_dispatcher.py",
     ),
 ]
 

@@ -16,11 +16,20 @@ from support.postgres import PostgresServer
 from queue_max.domain.identity import new_uid
 from queue_max.domain.job import DEFAULT_QUEUE, Job, JobStatus
 from queue_max.repositories.compiled import Compiled
+from queue_max.repositories.control import Control
 from queue_max.repositories.job_lists import Counts
 from queue_max.repositories.unit_of_work import Store, UnitOfWork
+from queue_max.storage import migrations
 from queue_max.storage.database import Database
 from queue_max.storage.directory import Directory
-from queue_max.storage.schema import dead_letters, jobs, shard_metadata, shard_tables
+from queue_max.storage.migrations import CONTROL
+from queue_max.storage.schema import (
+    control_tables,
+    dead_letters,
+    jobs,
+    shard_metadata,
+    shard_tables,
+)
 from queue_max.storage.sqlite import SqliteOptions
 
 TABLES = (jobs.name, dead_letters.name)
@@ -52,6 +61,36 @@ def shard(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
         directory = Directory(tmp_path / "shards", SqliteOptions(full_sync=False))
         yield directory.open(1)[0]
         directory.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_control(
+    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    with postgres.new_database("template1") as database:
+        migrations.upgrade(database, CONTROL, tmp_path_factory.mktemp("backups"))
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated control database; on PostgreSQL one and the same, emptied for each test."""
+    if request.param == "postgresql":
+        found: Database = request.getfixturevalue("postgres_control")
+        with found.writing() as connection:
+            for table in control_tables.sorted_tables:
+                connection.execute(delete(table))
+        yield found
+    else:
+        directory = Directory(tmp_path, SqliteOptions(full_sync=False))
+        directory.open(1)
+        yield directory.control
+        directory.close()
+
+
+@pytest.fixture
+def control(database: Database, clock: FakeClock) -> Control:
+    return Control(database, clock=clock)
 
 
 @pytest.fixture

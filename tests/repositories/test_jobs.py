@@ -467,7 +467,7 @@ def test_only_one_of_8_threads_completes_a_job(store: Store, start: Start) -> No
     job = start()
     barrier = threading.Barrier(8)
 
-    def complete(_: int) -> tuple[Lease, str] | None:
+    def complete(_: int) -> tuple[Lease, str, str | None] | None:
         barrier.wait()
         with store.writing(0) as unit:
             return unit.jobs.complete(job.id, job.fence)

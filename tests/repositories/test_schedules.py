@@ -1,56 +1,25 @@
 """The table of schedules, on a control database of either kind."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import update
 from support.clock import FakeClock
-from support.postgres import PostgresServer
 
 from queue_max.domain.schedules import Misfire, Overlap, Schedule, check_schedule
 from queue_max.exceptions import QueueClosedError, ShardDamagedError
 from queue_max.repositories.control import Control
-from queue_max.storage import migrations
 from queue_max.storage.database import Database
 from queue_max.storage.directory import Directory
-from queue_max.storage.migrations import CONTROL
 from queue_max.storage.schema import schedules
 from queue_max.storage.sqlite import SqliteOptions
 
 Add = Callable[..., Schedule]
-
-
-@pytest.fixture(scope="session")
-def postgres_control(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Database]:
-    with postgres.new_database("template1") as database:
-        migrations.upgrade(database, CONTROL, tmp_path_factory.mktemp("backups"))
-        yield database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "postgresql":
-        found: Database = request.getfixturevalue("postgres_control")
-        with found.writing() as connection:
-            connection.execute(delete(schedules))
-        yield found
-    else:
-        directory = Directory(tmp_path, SqliteOptions(full_sync=False))
-        directory.open(1)
-        yield directory.control
-        directory.close()
-
-
-@pytest.fixture
-def control(database: Database, clock: FakeClock) -> Control:
-    return Control(database, clock=clock)
 
 
 @pytest.fixture

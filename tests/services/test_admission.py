@@ -14,7 +14,10 @@ from queue_max.services.breaker_service import BreakerService
 from queue_max.services.breakers import Breakers
 from queue_max.services.controls import Controls
 from queue_max.services.dispatch import DispatchService
+from queue_max.services.limits import LimitService
 from queue_max.services.of_the_queue import QueueCircuitBreaker, QueueRateLimiter
+from queue_max.services.permits import Permits
+from queue_max.services.rate_limits import RateLimits
 from queue_max.services.recovery import RecoveryService
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
@@ -426,3 +429,79 @@ def test_a_probe_of_an_earlier_opening_says_nothing_about_this_one(
     assert started(dispatch)
     settlement.complete(slow.id, 0)
     assert breaker.state is HALF_OPEN
+
+
+# An answer to come later
+
+
+class TooManyRequestsError(HttpError):
+    def __init__(self, seconds: float) -> None:
+        super().__init__(429)
+        self.retry_after = seconds
+
+
+@pytest.mark.parametrize(
+    ("rated", "slowed"),
+    [
+        (["key:a", "task:t", "all"], "key:a"),
+        (["task:t", "all"], "task:t"),
+        (["all"], None),
+        (["key:other"], None),
+    ],
+)
+def test_a_server_that_asks_for_time_slows_the_narrowest_scope_that_is_limited(
+    admission: Admission,
+    limits: LimitService,
+    rates: RateLimits,
+    rated: list[str],
+    slowed: str | None,
+) -> None:
+    for scope in rated:
+        limits.set(scope, rate="100/s")
+    job = a_job(task="t", rate_key="a")
+    assert admission.admit(job) is None
+    admission.failed(job, TooManyRequestsError(7))
+    waits = {scope: rates.level(scope).next_token for scope in rated}
+    assert {scope for scope in rated if waits[scope] > 1} == ({slowed} if slowed else set())
+    if slowed:
+        assert waits[slowed] == pytest.approx(7)
+
+
+def test_a_server_that_does_not_say_for_how_long_gets_a_second(
+    admission: Admission, limits: LimitService, rates: RateLimits
+) -> None:
+    limits.set("task:t", rate="100/s")
+    admission.failed(a_job(task="t"), HttpError(429))
+    assert rates.level("task:t").next_token == pytest.approx(1)
+
+
+@pytest.mark.parametrize("error", [HttpError(503), ValueError("a bug"), "in words"])
+def test_other_failures_slow_nobody(
+    admission: Admission, limits: LimitService, rates: RateLimits, error: Exception | str
+) -> None:
+    limits.set("task:t", rate="100/s")
+    admission.failed(a_job(task="t"), error)
+    assert rates.level("task:t").next_token == 0
+
+
+def test_who_gets_no_token_gives_its_permits_back(
+    admission: Admission, limits: LimitService, permits: Permits
+) -> None:
+    limits.set("task:t", rate="1/h burst 1", concurrency=5)
+    assert admission.admit(a_job(1, task="t")) is None
+    refusal = admission.admit(a_job(2, task="t"))
+    assert refusal is not None
+    assert refusal.gate == "rate:task:t"
+    admission.flush()
+    assert [lease.job_id for lease in permits.holders("task:t")] == [1]
+
+
+def test_who_gets_no_permit_takes_no_token(
+    admission: Admission, limits: LimitService, rates: RateLimits, start: Callable[..., Job]
+) -> None:
+    limits.set("task:t", rate="10/h", concurrency=1)
+    assert admission.admit(start(task="t")) is None
+    refusal = admission.admit(start(task="t"))
+    assert refusal is not None
+    assert refusal == Refusal("limit:task:t", pytest.approx(0.1))
+    assert int(rates.level("task:t").tokens) == 9

@@ -24,6 +24,7 @@ from queue_max.services.dispatcher import FLUSH_AFTER, HELD_AT_MOST, Dispatcher
 from queue_max.services.exchange import Ended, Exchange
 from queue_max.services.inspection import InspectionService
 from queue_max.services.leases import LeaseService
+from queue_max.services.limits import LimitService
 from queue_max.services.pace import Pace
 from queue_max.services.retry import RetryService
 from queue_max.services.settlement import SettlementService
@@ -746,3 +747,209 @@ def test_by_weight_no_queue_waits_for_the_other_to_be_empty(take: Take, add: Add
     add(20, queue="news")
     taken = [must(take()).queue for _ in range(20)]
     assert 0 < taken.count("mail") < 20
+
+
+# Gates that hold some jobs of a queue
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards with which exchanges were made; fails where they follow each other for ever."""
+    made: list[int] = []
+    make = Exchange.make
+
+    def noted(exchange: Exchange, shard_id: int, *rest: Any) -> Any:
+        made.append(shard_id)
+        if len(made) > 100:
+            pytest.fail("one follows the other, without end")
+        return make(exchange, shard_id, *rest)
+
+    monkeypatch.setattr(Exchange, "make", noted)
+    return made
+
+
+@pytest.fixture
+def finish(dispatcher: Dispatcher, settlement: SettlementService) -> Callable[[Job], None]:
+    """Settle a job as done, and let all know."""
+
+    def finish(job: Job) -> None:
+        dispatcher.finish(_Done(job, []))
+        dispatcher.flush()
+        settlement.tell(job.lease, job.breaker)
+
+    return finish
+
+
+def taken(take: Take, most: int = 100) -> list[int]:
+    """Take all there are; gives their ids."""
+    found: list[int] = []
+    while len(found) < most and (job := take()) is not None:
+        found.append(job.id)
+    return found
+
+
+@hungry
+def test_who_runs_as_many_as_may_asks_for_no_more_of_them_until_one_has_ended(
+    limits: LimitService,
+    knows: Knows,
+    add: Add,
+    take: Take,
+    finish: Callable[[Job], None],
+    exchanges: list[int],
+) -> None:
+    knows.known.add(gate_of("t"))
+    limits.set("task:t", concurrency=1)
+    ids = add(5, task="t")
+    job = take()
+    assert job is not None
+    assert taken(take) == []
+    made = len(exchanges)
+    assert taken(take) == []
+    assert len(exchanges) == made
+    finish(job)
+    following = take()
+    assert following is not None
+    assert [job.id, following.id] == ids[:2]
+
+
+@hungry
+@pytest.mark.parametrize("held", [30, 260])
+def test_what_a_gate_holds_is_set_aside_and_others_are_taken_in_the_same_exchange(
+    limits: LimitService,
+    knows: Knows,
+    add: Add,
+    find: Find,
+    take: Take,
+    exchanges: list[int],
+    store: Store,
+    held: int,
+) -> None:
+    knows.known.add(gate_of("t"))
+    limits.set("task:t", rate="1/h")
+    first = add(held, task="t")
+    other = add(priority=0)
+    assert taken(take) == [first[0], *other]
+    with store.reading(0) as unit:
+        assert unit.lines.gates() == ["rate:task:t"]
+        assert unit.job_lists.counts().held == held - 1
+    # Two hundred are set aside in one transaction, and no more.
+    aside_at_once = exchange_module.ASIDE_AT_ONCE
+    assert len(exchanges) <= 2 + 2 * (held // aside_at_once + 1)
+    set_aside = find(first[-1])
+    assert set_aside is not None
+    assert (set_aside.attempts, set_aside.status) == (0, JobStatus.SCHEDULED)
+
+
+@hungry
+def test_a_line_is_drained_in_the_order_of_priority_and_then_of_age(
+    limits: LimitService, knows: Knows, add: Add, take: Take, clock: FakeClock
+) -> None:
+    knows.known.add(gate_of("t"))
+    limits.set("task:t", rate="10/s burst 1")
+    ids = [add(task="t", priority=priority)[0] for priority in (0, 1, 2, 0, 2)]
+    order = []
+    for _ in range(30):
+        order += taken(take, 1)
+        clock.advance(0.05)
+    assert order == [ids[2], ids[4], ids[1], ids[0], ids[3]]
+
+
+@hungry
+def test_no_job_of_a_paused_task_starts_and_all_do_once_it_is_resumed(
+    limits: LimitService,
+    knows: Knows,
+    add: Add,
+    take: Take,
+    dispatcher: Dispatcher,
+    clock: FakeClock,
+    exchanges: list[int],
+) -> None:
+    knows.known.add(gate_of("t"))
+    limits.pause("task:t")
+    paused, other = add(3, task="t"), add(2)
+    assert taken(take) == other
+    assert exchanges
+    limits.resume("task:t")
+    clock.advance(1)
+    assert taken(take) == paused
+
+
+def test_a_job_in_the_buffer_does_not_start_once_its_task_is_paused(
+    limits: LimitService,
+    knows: Knows,
+    add: Add,
+    take: Take,
+    find: Find,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Pace, "appetite", lambda _pace, _workers, _now: 10)
+    knows.known.add(gate_of("t"))
+    [first, second] = add(2, task="t")
+    assert taken(take, 1) == [first]
+    limits.pause("task:t")
+    assert take() is None
+    held = find(second)
+    assert held is not None
+    assert (held.status, held.attempts) == (JobStatus.SCHEDULED, 0)
+
+
+@hungry
+@pytest.mark.parametrize("choice", [QueueChoice(("mail", "default"))])
+def test_no_job_of_a_paused_queue_is_claimed(
+    limits: LimitService, add: Add, take: Take, find: Find, clock: FakeClock
+) -> None:
+    limits.pause("queue:mail")
+    [mail], [other] = add(queue="mail"), add()
+    assert taken(take) == [other]
+    found = find(mail)
+    assert found is not None
+    assert found.status is JobStatus.PENDING
+    limits.resume("queue:mail")
+    clock.advance(1)
+    assert taken(take) == [mail]
+
+
+@hungry
+@two_shards
+def test_no_job_of_a_paused_shard_starts(
+    limits: LimitService, add: Add, take: Take, clock: FakeClock, dispatcher: Dispatcher
+) -> None:
+    limits.pause("shard:0")
+    [held], [other] = add(shard_id=0, payload='{"n":2}'), add(shard_id=1)
+    job = take()
+    assert job is not None
+    assert (job.shard_id, job.id) == (1, other)
+    assert take() is None
+    limits.resume("shard:0")
+    clock.advance(1)
+    dispatcher.hint(0)
+    job = take()
+    assert job is not None
+    assert (job.shard_id, job.id) == (0, held)
+
+
+@hungry
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_of_jobs_of_a_concurrency_key_that_fall_due_together_the_first_ones_run_first(
+    add: Add,
+    take: Take,
+    clock: FakeClock,
+    finish: Callable[[Job], None],
+    store: Store,
+    dispatcher: Dispatcher,
+    limits: LimitService,
+    at_once: int,
+) -> None:
+    limits.set("key:k", concurrency=at_once)
+    store.on_release = dispatcher.hint
+    ids = add(5, concurrency_key="k", delay=10)
+    clock.advance(10)
+    order: list[int] = []
+    running: list[Job] = []
+    while len(order) < len(ids):
+        while (job := take()) is not None:
+            order.append(job.id)
+            running.append(job)
+        assert len(running) == min(at_once, len(ids) - len(order) + len(running))
+        finish(running.pop(0))
+    assert order == ids
