@@ -263,6 +263,34 @@ SCENARIOS: tuple[Scenario, ...] = (
         targets=_BOTH_FASTER,
     ),
     Scenario(
+        name="limited",
+        title="drain, 10 workers, 6 shards, under a limit far above that; without",
+        ours=_drain(contender=NEW, rate="1000000/s"),
+        peer=_drain(contender=NEW),
+        targets=(_at_least(0.9),),
+    ),
+    Scenario(
+        name="limited-normal",
+        title="the same with 2 processes of 5 workers, normal",
+        ours=_drain(contender=NEW, processes=2, threads=5, durability="normal", rate="1000000/s"),
+        peer=_drain(contender=NEW, processes=2, threads=5, durability="normal"),
+        targets=(_at_least(0.9),),
+    ),
+    *(
+        Scenario(
+            name=f"held-{name}",
+            title=f"10,000 urgent ones held by a {gate} against none",
+            ours=_table(rows=10_000, rows_are=f"held by a {gate}"),
+            peer=_SMALL_TABLE,
+            targets=_BOTH_FASTER,
+        )
+        for name, gate in (
+            ("rate", "rate key"),
+            ("key", "concurrency key"),
+            ("breaker", "breaker"),
+        )
+    ),
+    Scenario(
         name="soak",
         title="10,000,000 jobs through one queue, 10 workers, 6 shards",
         ours=Request(contender=NEW, task="soak", jobs=10_000_000),

@@ -28,6 +28,8 @@ class Request:
     durability: str = "full"
     failing_percent: int = 0
     sleep_ms: float = 0.0
+    rate: str = ""
+    """The limit of all jobs, over all processes; empty for none."""
     batch: int = 1000
     """Jobs that are stored, or taken, in one transaction where a task does so by itself."""
     rows: int = 0

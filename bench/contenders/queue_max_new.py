@@ -23,6 +23,9 @@ A_MONTH = 30 * 24 * 3600
 GAPS = (0.01, 0.03)
 """Seconds between two jobs while latency is measured, at random: no rhythm fits them."""
 
+HELD = "held"
+"""The name of a key, or of a breaker, that lets no job pass."""
+
 SETTLING_TIME = 1.0
 """Seconds for a worker that has just started to become idle."""
 
@@ -34,14 +37,17 @@ WRITING = ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "INSERT", "UPDATE", "DELETE", "
 
 
 def open_queue(request: Request) -> Queue:
-    """Open the queue without limits."""
-    return Queue(
+    """Open the queue without limits, unless one is asked for."""
+    queue = Queue(
         shards=request.shards,
         data_dir=request.directory,
         durability=request.durability,
         rate_limit=math.inf,
         circuit_breaker_threshold=math.inf,
     )
+    if request.rate:
+        queue.limits.set("all", rate=request.rate)
+    return queue
 
 
 def stock(queue: Queue, request: Request) -> Outcome:
@@ -174,7 +180,25 @@ def _template(queue: Queue, kind: str) -> int:
                 raise RuntimeError("the job to copy is not due")
             queue.complete_job(job.id, job.shard_id, fence=job.fence)
             return job.id
+        case "held by a rate key":
+            queue.limits.set(f"key:{HELD}", rate="1/d")
+            return _held(queue, rate_key=HELD)
+        case "held by a concurrency key":
+            return _held(queue, concurrency_key=HELD)
+        case "held by a breaker":
+            queue.breakers.open(HELD)
+            return _held(queue, breaker=HELD)
     raise ValueError(kind)
+
+
+def _held(queue: Queue, **options: Any) -> int:
+    """Make an urgent job that may not run, for another one has what is to be had, if anything."""
+    ids = [int(queue.enqueue(payload(0), priority=2, **options)["id"]) for _ in range(2)]
+    while queue.pop_job("bench") is not None:
+        ids.pop(0)
+    if not ids:
+        raise RuntimeError("the job to copy is not held")
+    return ids[-1]
 
 
 _NOT_COPIED = {"id", "uid", "checksum"}

@@ -85,6 +85,8 @@ class Limits:
         self.all = tuple(limits)
         self._exact = {limit.scope: limit for limit in self.all if not limit.scope.endswith("*")}
         starred = [limit for limit in self.all if limit.scope.endswith("*")]
+        self.have_concurrency = any(limit.concurrency is not None for limit in self.all)
+        """Whether any says how many jobs run at once."""
         self._prefixes = sorted(starred, key=lambda limit: len(limit.scope), reverse=True)
 
     def __bool__(self) -> bool:

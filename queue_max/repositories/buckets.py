@@ -53,10 +53,11 @@ class BucketRepository:
         return reservation._replace(dues=dues, wait=reservation.wait + behind)
 
     def give_back(self, scope: str, rates: Rates, tokens: int) -> None:
-        """Put tokens back which nobody will use."""
-        filled = self._filled(scope, rates)
+        """Put tokens back which nobody will use; what a full bucket cannot hold is lost."""
+        filled, lag = self._filled(scope, rates), lag_of(rates)
         for rate, bucket in filled.items():
             bucket.take(rate, -tokens)
+            bucket.fill(rate, self._ticks.now, lag)
         self._store(scope, filled)
 
     def drain(self, scope: str, rates: Rates, seconds: float) -> None:

@@ -22,6 +22,10 @@ SLOW_DOWN = 1.0
 """Seconds for which the jobs of a scope wait after an answer 429 that does not say for how long."""
 
 
+_Kind = tuple[str, str | None, str | None]
+"""What the limits of a job depend on: its queue, task and rate key."""
+
+
 class Refusal(NamedTuple):
     """Why a job does not start now."""
 
@@ -52,15 +56,23 @@ class Admission:
         self._rules = rules
         self._permits = permits
         self.lines = Lines(controls, rates, breakers, permits)
+        self._rated_by_kind: tuple[Snapshot, dict[_Kind, list[str]]] = (Snapshot(), {})
 
     # Before a job starts
 
-    def admit(self, job: Job) -> Refusal | None:
-        """Take all that one job needs to start; None for success, and nothing is taken else."""
+    def admit(self, job: Job, more: float = math.inf) -> Refusal | None:
+        """Take all that one job needs to start; None for success, and nothing is taken else.
+
+        `more` is how many other jobs are ready: no more tokens are reserved than they can use.
+        """
         snapshot = self._controls.now()
         if self.lines.are_free:
             return None
-        return self._paused(snapshot, job) or self._broken(job) or self._take_permits(snapshot, job)
+        return (
+            self._paused(snapshot, job)
+            or self._broken(job)
+            or self._take_permits(snapshot, job, more)
+        )
 
     def allowance(self, queue: str) -> float:
         """Tell how many jobs of a queue could start now, about; inf where nothing limits them."""
@@ -166,20 +178,21 @@ class Admission:
             return Refusal(gates.of_breaker(job.breaker), wait)
         return None
 
-    def _take_permits(self, snapshot: Snapshot, job: Job) -> Refusal | None:
+    def _take_permits(self, snapshot: Snapshot, job: Job, more: float) -> Refusal | None:
         """Take what the job needs of each kind; give it all back where one is missing."""
-        limits = self._permits.limits(_all_scopes(job)) if snapshot.limits else {}
+        is_counted = snapshot.limits.have_concurrency
+        limits = self._permits.limits(_all_scopes(job)) if is_counted else {}
         if limits and (full := self._permits.take(job.lease, limits)):
             gate = gates.of_limit(full) if full == _task(job) else None
             return Refusal(gate, self._permits.wait(full))
-        refusal = self._take_tokens(snapshot, job)
+        refusal = self._take_tokens(snapshot, job, more)
         if refusal is not None:
             self._permits.ended(job.lease)
         return refusal
 
-    def _take_tokens(self, snapshot: Snapshot, job: Job) -> Refusal | None:
-        rated = self._rates.limited(_all_scopes(job) if snapshot.limits else (ALL,))
-        if rated and (shortage := self._rates.take(rated)):
+    def _take_tokens(self, snapshot: Snapshot, job: Job, more: float) -> Refusal | None:
+        rated = self._rated_scopes(snapshot, job)
+        if rated and (shortage := self._rates.take(rated, more)):
             is_own = shortage.scope in own_scopes(job)
             return Refusal(gates.of_rate(shortage.scope) if is_own else None, shortage.wait)
         refusal = self._probe(job)
@@ -196,6 +209,18 @@ class Admission:
                 gate = None if name == DEFAULT_BREAKER else gates.of_breaker(name)
                 return Refusal(gate, self._breakers.wait(name) or LOOK_AGAIN)
         return None
+
+    def _rated_scopes(self, snapshot: Snapshot, job: Job) -> list[str]:
+        """Name the scopes of a job that are limited by a rate; one job is as others of its kind."""
+        seen, found = self._rated_by_kind
+        if seen is not snapshot:
+            self._rated_by_kind = _seen, found = snapshot, {}
+        kind = (job.queue, job.task, job.rate_key)
+        rated = found.get(kind)
+        if rated is None:
+            rated = self._rates.limited(_all_scopes(job) if snapshot.limits else (ALL,))
+            found[kind] = rated
+        return rated
 
 
 def _task(job: Job) -> str | None:

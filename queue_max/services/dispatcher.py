@@ -302,7 +302,7 @@ class Dispatcher:
 
         None for success.
         """
-        refusal = self._admission.admit(job)
+        refusal = self._admission.admit(job, sum(map(len, self._ready.values())))
         now = self._clock()
         if refusal is None:
             self._pace.began(job.lease, now)

@@ -20,6 +20,9 @@ from queue_max.storage.ticks import Ticks, nanoseconds
 
 logger = logging.getLogger(__name__)
 
+MANY = 16
+"""Tokens in a block of which the next one is reserved before the last one is used up."""
+
 LARGEST_BLOCK = 512
 """Tokens that are reserved at once, at most."""
 
@@ -82,6 +85,19 @@ class _Stock:
     def may_ask(self, now: int) -> bool:
         """Tell whether the calling thread is to ask for more; others are not, for a moment."""
         if self.wait(now):
+            return False
+        self.ask_at = now + ASKING
+        return True
+
+    @property
+    def is_plentiful(self) -> bool:
+        """Whether some blocks were left when the last one was reserved: then none is wasted."""
+        return self.left > 4 * self.block
+
+    def runs_low(self, now: int) -> bool:
+        """Tell whether the calling thread is to ask for more before there are none left."""
+        is_low = self.block >= MANY and len(self.tokens) <= self.block // 4
+        if not is_low or not self.is_plentiful or self.ask_at > now:
             return False
         self.ask_at = now + ASKING
         return True
@@ -162,13 +178,14 @@ class RateLimits:
         rated = [scope for scope in candidates if self.rates(scope)]
         return sorted(rated, key=lambda scope: not lags(self.rates(scope))[0])
 
-    def take(self, scopes: Sequence[str]) -> Shortage | None:
+    def take(self, scopes: Sequence[str], more: float = math.inf) -> Shortage | None:
         """Take a token of each of these scopes, all of which are limited, or of none.
 
-        Asks the control database where none is in hand. None for success.
+        Asks the control database where none is in hand; then `more` is for how many jobs beside
+        this one tokens could be used at once. None for success.
         """
         for number, scope in enumerate(scopes):
-            if not self._take(scope):
+            if not self._take(scope, more):
                 self.give_back(scopes[:number])
                 self.denied += 1
                 return Shortage(scope, self.wait(scope))
@@ -264,29 +281,31 @@ class RateLimits:
         wait = max(bucket.due_in(rate) for rate, bucket in found.items()) / NANOSECONDS
         return Level(tokens, 0.0 if tokens >= 1 else wait)
 
-    def _take(self, scope: str) -> bool:
+    def _take(self, scope: str, more: float) -> bool:
         """Take a token that may be used now, if there is one."""
         stock = self._stock(scope)
         with stock.lock:
             now = self._clock()
-            if stock.take(now):
-                return True
-            if not stock.may_ask(now):
-                return False
-        reservation = self._reserve(stock, scope)
+            has_token = stock.take(now)
+            if not (stock.runs_low(now) if has_token else stock.may_ask(now)):
+                return has_token
+        reservation = self._reserve(stock, scope, more)
+        if has_token:
+            return True
         if reservation is None or not reservation.dues:
             return False
         with stock.lock:
             return not reservation.usable or stock.take(self._clock())
 
-    def _reserve(self, stock: _Stock, scope: str) -> Reservation | None:
+    def _reserve(self, stock: _Stock, scope: str, more: float = math.inf) -> Reservation | None:
         """Ask the control database for tokens, without a lock: others ask for a job meanwhile."""
         rates = self.rates(scope)
         if not rates:  # they were lifted meanwhile
             return Reservation([0], 0, 0, 1)
         try:
             with self._control.noting(AGAIN_IN / NANOSECONDS) as unit:
-                reservation = unit.buckets.reserve(scope, rates, stock.block)
+                number = stock.block if stock.is_plentiful else int(min(stock.block, 1 + more))
+                reservation = unit.buckets.reserve(scope, rates, number)
                 ticks = unit.ticks
         except ShardError as error:
             logger.warning("no job of %s starts now, another try follows: %s", scope, error)
