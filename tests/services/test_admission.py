@@ -505,3 +505,21 @@ def test_who_gets_no_permit_takes_no_token(
     assert refusal is not None
     assert refusal == Refusal("limit:task:t", pytest.approx(0.1))
     assert int(rates.level("task:t").tokens) == 9
+
+
+# The same limits for all jobs of a kind, looked up once
+
+
+def test_a_limit_holds_for_the_next_job_of_a_kind_that_had_none(
+    admission: Admission, limits: LimitService
+) -> None:
+    job = a_job(rate_key="acme")
+    limits.set("key:other", rate="1/s")
+    assert admission.admit(job) is None
+    limits.set("key:acme", rate="1/s")
+    assert admission.admit(job) is None
+    refusal = admission.admit(job)
+    assert refusal is not None
+    assert refusal.gate == "rate:key:acme"
+    limits.set("key:acme", rate="none")
+    assert admission.admit(job) is None

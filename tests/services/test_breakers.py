@@ -238,6 +238,18 @@ def test_when_the_worker_of_a_probe_died_another_one_may_go_at_once(
     assert other.probe("stripe", a_run(2)) is True
 
 
+def test_a_probe_that_has_died_is_given_up_though_nobody_had_seen_it_yet(
+    breakers: Whole, controls: Controls, clock: FakeClock
+) -> None:
+    trip(breakers, clock)
+    seen = controls.refresh()
+    assert breakers.probe("stripe", a_run(1))
+    breakers._forget()
+    controls._snapshot = seen  # as another process has it
+    breakers.died(a_run(1))
+    assert breakers.probe("stripe", a_run(2))
+
+
 def test_a_run_that_probes_two_breakers_ends_both(breakers: Whole, clock: FakeClock) -> None:
     fail(breakers, 3, "default")
     trip(breakers, clock)

@@ -301,8 +301,35 @@ def test_tokens_are_reserved_in_blocks_that_grow_while_they_are_used_up_fast(wor
     process = world.process(0)
     for _ in range(2_000):
         assert process.take()
-    # 1, 2, 4, ... 512, and then 512 each.
-    assert world.asks <= math.log2(LARGEST_BLOCK) + 2 + 2_000 / LARGEST_BLOCK
+    # 1, 2, 4, ... 512, and then 512 each, asked for while a quarter is left.
+    assert world.asks <= math.log2(LARGEST_BLOCK) + 2 + 2_000 / (LARGEST_BLOCK * 3 / 4)
+
+
+@pytest.mark.parametrize(("more", "in_hand"), [(0, 0), (2, 2), (math.inf, 3)])
+def test_where_tokens_are_scarce_no_more_are_reserved_than_there_are_jobs_to_use_them(
+    rates: RateLimits, limits: LimitService, more: float, in_hand: float
+) -> None:
+    limits.set("key:a", rate="10/m burst 12")
+    for _ in range(4):  # asks for more each time, as they are used at once: 1, 1, 2
+        assert rates.take(["key:a"]) is None
+    assert rates.take(["key:a"], more) is None
+    stock = rates._stock("key:a")
+    assert len(stock.tokens) == in_hand
+
+
+def test_where_there_are_plenty_the_next_block_is_reserved_before_the_last_is_used_up(
+    world: World,
+) -> None:
+    world.begin(rates_of("100000/s"))
+    process = world.process(0)
+    for _ in range(500):
+        assert process.take()
+    stock = process.limits._stock(ALL)
+    lowest = 512
+    for _ in range(2_000):
+        assert process.take()
+        lowest = min(lowest, len(stock.tokens))
+    assert lowest > 0
 
 
 def test_who_uses_few_tokens_reserves_few(world: World) -> None:

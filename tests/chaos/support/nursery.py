@@ -6,6 +6,7 @@ nursery's own; it signals no other process, and none of them outlives it.
 
 import ctypes
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -72,7 +73,10 @@ class Nursery:
             )
 
     def fork(self, role: str, cwd: Path, settings: Mapping[str, object], **options: Any) -> Child:
-        """Let a child call that function of `chaos.support.roles`, with those settings set."""
+        """Let a child call a function of `chaos.support.roles`, with those settings set.
+
+        One of another module is named with it, as "limited:work".
+        """
         texts = {name: str(value) for name, value in settings.items()}
         pid = self.ask("fork", role=role, cwd=str(cwd), settings=texts, options=options)
         return Child(self, pid)
@@ -96,7 +100,7 @@ class Nursery:
 def serve() -> None:
     """Be the nursery: one request a line, one answer a line, until there are no more."""
     # All that a child may need, so that it is imported once.
-    from chaos.support import roles  # noqa: F401
+    from chaos.support import limited, roles  # noqa: F401
 
     import queue_max.storage.migrations  # noqa: F401
 
@@ -137,8 +141,6 @@ def _fork(request: Mapping[str, Any]) -> int:
 def _be_a_child(
     role: str, cwd: str, settings: Mapping[str, str], options: Mapping[str, Any]
 ) -> None:
-    from chaos.support import roles
-
     die_with_parent()
     os.chdir(cwd)
     os.environ.update(settings)
@@ -149,7 +151,8 @@ def _be_a_child(
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.register(signal.SIGUSR1)  # to tell where it hangs
-    getattr(roles, role)(**options)
+    module, _, function = role.rpartition(":")
+    getattr(importlib.import_module(f"chaos.support.{module or 'roles'}"), function)(**options)
 
 
 def die_with_parent() -> None:
