@@ -84,9 +84,13 @@ def reserve(buckets: Sequence[tuple[Rate, TokenBucket]], tokens: int) -> Reserva
     """Take tokens of buckets that are filled, the same number of each, as many as there are."""
     usable, ahead = lags([rate for rate, _bucket in buckets])
     number = min(tokens, *(bucket.available(rate, ahead) for rate, bucket in buckets), tokens)
-    dues = [
-        max(bucket.due_in(rate, each) for rate, bucket in buckets) for each in range(1, number + 1)
-    ]
+    last = max(bucket.due_in(rate, number) for rate, bucket in buckets)
+    dues = [0] * number
+    if last:
+        dues = [
+            max(bucket.due_in(rate, each) for rate, bucket in buckets)
+            for each in range(1, number + 1)
+        ]
     for rate, bucket in buckets:
         bucket.take(rate, number)
     wait = max(0, max(bucket.due_in(rate) for rate, bucket in buckets) - ahead)

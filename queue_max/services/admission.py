@@ -66,18 +66,20 @@ class Admission:
         `more` is how many other jobs are ready: no more tokens are reserved than they can use.
         """
         snapshot = self._controls.now()
-        if self.lines.are_free:
+        if self.lines.are_free(snapshot):
             return None
-        return (
-            self._paused(snapshot, job)
-            or self._broken(job)
-            or self._take_permits(snapshot, job, more)
-        )
+        if snapshot.paused and (refusal := self._paused(snapshot, job)):
+            return refusal
+        # As they nearly always are, all breakers are closed.
+        may_be_broken = bool(snapshot.breakers or self._breakers.unwritten)
+        if may_be_broken and (refusal := self._broken(job)):
+            return refusal
+        return self._take_permits(snapshot, job, more, may_be_broken)
 
     def allowance(self, queue: str) -> float:
         """Tell how many jobs of a queue could start now, about; inf where nothing limits them."""
         snapshot = self._controls.now()
-        if self.lines.are_free:
+        if self.lines.are_free(snapshot):
             return math.inf
         if snapshot.is_queue_paused(queue):
             return 0
@@ -92,7 +94,7 @@ class Admission:
     def wait(self, queue: str) -> float:
         """Tell in how many seconds a job of a queue could start; 0 for now."""
         snapshot = self._controls.now()
-        if self.lines.are_free:
+        if self.lines.are_free(snapshot):
             return 0.0
         if snapshot.is_queue_paused(queue):
             return LOOK_AGAIN
@@ -178,24 +180,28 @@ class Admission:
             return Refusal(gates.of_breaker(job.breaker), wait)
         return None
 
-    def _take_permits(self, snapshot: Snapshot, job: Job, more: float) -> Refusal | None:
+    def _take_permits(
+        self, snapshot: Snapshot, job: Job, more: float, may_be_broken: bool
+    ) -> Refusal | None:
         """Take what the job needs of each kind; give it all back where one is missing."""
         is_counted = snapshot.limits.have_concurrency
         limits = self._permits.limits(_all_scopes(job)) if is_counted else {}
         if limits and (full := self._permits.take(job.lease, limits)):
             gate = gates.of_limit(full) if full == _task(job) else None
             return Refusal(gate, self._permits.wait(full))
-        refusal = self._take_tokens(snapshot, job, more)
+        refusal = self._take_tokens(snapshot, job, more, may_be_broken)
         if refusal is not None:
             self._permits.ended(job.lease)
         return refusal
 
-    def _take_tokens(self, snapshot: Snapshot, job: Job, more: float) -> Refusal | None:
+    def _take_tokens(
+        self, snapshot: Snapshot, job: Job, more: float, may_be_broken: bool
+    ) -> Refusal | None:
         rated = self._rated_scopes(snapshot, job)
         if rated and (shortage := self._rates.take(rated, more)):
             is_own = shortage.scope in own_scopes(job)
             return Refusal(gates.of_rate(shortage.scope) if is_own else None, shortage.wait)
-        refusal = self._probe(job)
+        refusal = self._probe(job) if may_be_broken else None
         if refusal is not None:
             self._rates.give_back(rated)
         return refusal

@@ -7,7 +7,7 @@ from queue_max.domain import gates
 from queue_max.domain.job import Job
 from queue_max.limits import scopes
 from queue_max.services.breakers import Breakers
-from queue_max.services.controls import Controls
+from queue_max.services.controls import Controls, Snapshot
 from queue_max.services.permits import Permits
 from queue_max.services.rate_limits import RateLimits
 
@@ -26,16 +26,14 @@ class Lines:
         self._breakers = breakers
         self._permits = permits
 
-    @property
-    def are_free(self) -> bool:
-        """Whether nothing whatever is limited: as in most queues, and it is asked of each job."""
-        is_limited = self._rates.has_default or bool(self._breakers.unwritten)
-        return not is_limited and self._controls.now().lets_all_pass
+    def are_free(self, snapshot: Snapshot) -> bool:
+        """Tell whether nothing whatever is limited, as in most queues; it is asked of each job."""
+        return snapshot.lets_all_pass and not (self._rates.has_default or self._breakers.unwritten)
 
     def gates_of(self, job: Job) -> Sequence[str]:
         """Name the gates that a job has to pass, of those that do not hold its whole queue."""
         snapshot = self._controls.now()
-        if self.are_free:
+        if job.breaker is None and not snapshot.limits and not snapshot.paused:
             return ()
         found = []
         if snapshot.is_task_paused(job.task):

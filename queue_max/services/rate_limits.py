@@ -4,13 +4,13 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from queue_max import forking
-from queue_max.exceptions import ShardError
+from queue_max.exceptions import ShardBusyError, ShardError
 from queue_max.limits.rates import NANOSECONDS, Rates, lags
 from queue_max.limits.scopes import ALL
 from queue_max.limits.token_bucket import Reservation, lag_of
@@ -33,7 +33,7 @@ ASKING = NANOSECONDS // 1000
 """Nanoseconds for which other threads leave it to the one that asks."""
 
 MOST_STOCKS = 10_000
-"""Scopes of which a process keeps tokens in hand: those it used last."""
+"""Scopes of which a process keeps tokens in hand, at most."""
 
 
 class Shortage(NamedTuple):
@@ -76,10 +76,12 @@ class _Stock:
 
     def take(self, now: int) -> bool:
         """Use a token, if there is one that may be used now."""
-        self.drop_old(now)
-        if not self.tokens or self.tokens[0].usable_from > now:
+        tokens = self.tokens
+        if tokens and tokens[0].usable_until < now:
+            self.drop_old(now)
+        if not tokens or tokens[0].usable_from > now:
             return False
-        self.tokens.popleft()
+        tokens.popleft()
         return True
 
     def may_ask(self, now: int) -> bool:
@@ -112,6 +114,8 @@ class _Stock:
     def usable(self, now: int) -> int:
         """Count the tokens that may be used now."""
         self.drop_old(now)
+        if self.tokens and self.tokens[-1].usable_from <= now:
+            return len(self.tokens)
         return sum(token.usable_from <= now for token in self.tokens)
 
     def wait(self, now: int) -> int:
@@ -153,18 +157,15 @@ class RateLimits:
         self._control = control
         self._controls = controls
         self._default = default
+        self.has_default = bool(default)
+        """Whether all jobs are limited, if nobody says otherwise."""
         self._clock = clock
         self.sleep = sleep
-        self._stocks: OrderedDict[str, _Stock] = OrderedDict()
+        self._stocks: dict[str, _Stock] = {}
         self._lock = forking.lock()
         forking.in_child(self._forget)
         self.granted = 0
         self.denied = 0
-
-    @property
-    def has_default(self) -> bool:
-        """Whether all jobs are limited, if nobody says otherwise."""
-        return bool(self._default)
 
     def rates(self, scope: str) -> Rates:
         """Tell which rates hold for a scope."""
@@ -308,9 +309,11 @@ class RateLimits:
                 reservation = unit.buckets.reserve(scope, rates, number)
                 ticks = unit.ticks
         except ShardError as error:
-            logger.warning("no job of %s starts now, another try follows: %s", scope, error)
+            is_busy = isinstance(error, ShardBusyError)
+            level = logging.INFO if is_busy else logging.WARNING
+            logger.log(level, "no job of %s starts now, another try follows: %s", scope, error)
             with stock.lock:
-                stock.ask_at = self._clock() + AGAIN_IN
+                stock.ask_at = self._clock() + (ASKING if is_busy else AGAIN_IN)
             return None
         with stock.lock:
             stock.fill(reservation, ticks)
@@ -321,12 +324,10 @@ class RateLimits:
         self._stocks.clear()
 
     def _stock(self, scope: str) -> _Stock:
-        with self._lock:
-            stock = self._stocks.get(scope)
-            if stock is None:
-                stock = self._stocks[scope] = _Stock()
-                if len(self._stocks) > MOST_STOCKS:
-                    self._stocks.popitem(last=False)
-            else:
-                self._stocks.move_to_end(scope)
+        stock = self._stocks.get(scope)
+        if stock is not None:
             return stock
+        with self._lock:
+            if len(self._stocks) >= MOST_STOCKS:  # what the oldest has in hand is lost
+                self._stocks.pop(next(iter(self._stocks)))
+            return self._stocks.setdefault(scope, _Stock())

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -31,7 +32,7 @@ class Ticks(NamedTuple):
 
 def nanoseconds() -> int:
     """Read the clock of this host: time since it was started, sleep included."""
-    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime_ns(_CLOCK)
 
 
 @functools.cache

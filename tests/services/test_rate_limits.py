@@ -586,11 +586,12 @@ def test_nothing_starts_while_the_control_database_is_locked_and_another_try_fol
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rates.level(ALL)
-    with locked_control():
-        assert rates.take([ALL]) == Shortage(ALL, pytest.approx(0.05))
+    with caplog.at_level("INFO"), locked_control():
+        assert rates.take([ALL]) == Shortage(ALL, pytest.approx(0.001))
         assert rates.take([ALL]) is not None  # at once: it does not ask
-    assert "no job of all starts now" in caplog.text
-    clock.advance(0.05)
+    [said] = [each for each in caplog.records if "no job of all starts now" in each.message]
+    assert said.levelname == "INFO"  # it may well pass
+    clock.advance(0.001)
     assert rates.take([ALL]) is None
 
 
@@ -603,14 +604,14 @@ def test_what_a_child_of_fork_has_in_hand_is_nothing(
     assert taken(rates, "key:a") == 9
 
 
-def test_a_process_keeps_tokens_of_the_scopes_that_it_used_last(
+def test_a_process_keeps_tokens_of_so_many_scopes_the_newest_ones(
     rates: RateLimits, limits: LimitService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits_module, "MOST_STOCKS", 2)
     limits.set("key:*", rate="100/s")
     for scope in ("key:a", "key:b", "key:a", "key:c"):
         rates.prepare(scope)
-    assert set(rates._stocks) == {"key:a", "key:c"}
+    assert set(rates._stocks) == {"key:b", "key:c"}
 
 
 def test_a_penalty_is_a_time(limits: LimitService) -> None:
