@@ -12,16 +12,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from queue_max import forking
 from queue_max.domain.gates import Line
-from queue_max.domain.job import Job, JobPriority
+from queue_max.domain.job import Job
 from queue_max.domain.queues import QueueChoice
 from queue_max.domain.tasks import Abilities, Ability
 from queue_max.exceptions import QueueClosedError, ShardBusyError, ShardError
 from queue_max.services.admission import Admission, Refusal
+from queue_max.services.buffer import Buffer
 from queue_max.services.exchange import Ended, Exchange, Harvest, Source, Wanted, may_wait
 from queue_max.services.leases import LeaseService
 from queue_max.services.pace import Pace
@@ -117,9 +117,7 @@ class Dispatcher:
         self._changed = threading.Condition(self._lock)
         self._has_work = threading.Event()
         self._shards = [_Shard(number) for number in self._shard_ids]
-        self._ready: dict[JobPriority, deque[tuple[Job, float]]] = {
-            priority: deque() for priority in sorted(JobPriority, reverse=True)
-        }
+        self._ready = Buffer()
         self._pace = Pace()
         self._places = 0
         self._waiting = 0
@@ -151,7 +149,7 @@ class Dispatcher:
         job there falls due, or at a hint. Raises ShardError when no shard can serve.
         """
         while True:
-            job = self._pop()
+            job = self._ready.pop()
             if job is None:
                 shard = self._choose()
                 if shard is not None:
@@ -168,7 +166,7 @@ class Dispatcher:
 
     def take_ready(self, worker_id: str) -> Job | None:
         """Give a job as `take` does, if one is in the buffer; asks no shard."""
-        job = self._pop()
+        job = self._ready.pop()
         return None if job is None or self._start(job, worker_id) else job
 
     def finish(self, ended: Ended) -> None:
@@ -240,7 +238,7 @@ class Dispatcher:
 
     def give_all_back(self) -> None:
         """Let others have what nobody has begun."""
-        self._give_back(self._withdraw(math.inf))
+        self._give_back(self._ready.withdraw(math.inf))
 
     def give_back(self, job: Job) -> None:
         """Let others have a job that was taken and not begun; the attempt counts not."""
@@ -251,16 +249,16 @@ class Dispatcher:
     def _tend(self) -> None:
         now = self._clock()
         with self._lock:  # those who were woken may not keep up
-            if any(self._ready.values()):
+            if self._ready:
                 self._changed.notify_all()
             elif self._next_shard(now) is not None:
                 self._changed.notify()
         self._flush(now - FLUSH_AFTER)
-        self._give_back(self._withdraw(now - HELD_AT_MOST))
+        self._give_back(self._ready.withdraw(now - HELD_AT_MOST))
         # In this order: what is handed in meanwhile is either seen here, or sets it itself.
         self._has_work.clear()
         with self._lock:
-            is_there_more = self._next_shard(now) is not None or any(self._ready.values())
+            is_there_more = self._next_shard(now) is not None or bool(self._ready)
             if is_there_more or any(shard.ended for shard in self._shards):
                 self._has_work.set()
 
@@ -283,18 +281,9 @@ class Dispatcher:
 
     # The buffer
 
-    def _pop(self) -> Job | None:
-        for jobs in self._ready.values():
-            if jobs:
-                try:
-                    return jobs.popleft()[0]
-                except IndexError:  # another thread was faster
-                    continue
-        return None
-
     def _has_ready(self) -> bool:
         """Tell whether a job in the buffer may start now."""
-        first = [jobs[0][0].queue for jobs in self._ready.values() if jobs]
+        first = self._ready.first_queues()
         return bool(first) and not self._open_sources().isdisjoint(first)
 
     def _start(self, job: Job, worker_id: str) -> Refusal | None:
@@ -302,27 +291,18 @@ class Dispatcher:
 
         None for success.
         """
-        refusal = self._admission.admit(job, sum(map(len, self._ready.values())))
+        refusal = self._admission.admit(job, len(self._ready))
         now = self._clock()
         if refusal is None:
             self._pace.began(job.lease, now)
             job.worker_id = worker_id
         elif refusal.gate is None:
-            self._ready[job.priority].appendleft((job, now))
+            self._ready.put_back(job, now)
             self._has_work.set()
         else:
             self._give_back([job], refusal.gate)
             self.hint(job.shard_id, [Line(refusal.gate)])
         return refusal
-
-    def _withdraw(self, since: float) -> list[Job]:
-        """Take out of the buffer what has been there since that time, or longer."""
-        withdrawn = []
-        for jobs in self._ready.values():
-            with suppress(IndexError):  # others take, too
-                while jobs[0][1] <= since:
-                    withdrawn.append(jobs.popleft()[0])
-        return withdrawn
 
     def _give_back(self, given: Iterable[Job], held_by: str | None = None) -> None:
         for job in given:
@@ -484,7 +464,7 @@ class Dispatcher:
                 self._pace.claimed(len(claimed), harvest.weight)
                 shard.takes_one = not may_wait(claimed[0])
             for job in claimed[1:]:
-                self._ready[job.priority].append((job, now))
+                self._ready.put(job, now)
             has_more = self._next_shard(now) is not None
             crew = self._pace.crew(len(claimed), now) if len(claimed) > 1 else 0
             self._changed.notify(crew + (has_more and self._pace.is_slow(now)))
