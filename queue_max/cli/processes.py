@@ -31,8 +31,7 @@ _OPTIONS = (
         "--processes",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Run so many processes, each with its own workers, rate limit and circuit; replace "
-        "those that die.",
+        help="Run so many processes, each with workers of its own; replace those that die.",
     ),
     click.option(
         "--max-jobs-per-process",

@@ -1,5 +1,7 @@
 """`queue-max stats`."""
 
+import math
+
 import click
 
 from queue_max.cli import output
@@ -40,4 +42,6 @@ def stats(ctx: click.Context, /, shard: int | None, as_json: bool) -> None:
 def _told(value: str | float | list[int]) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float) and value != math.inf:
+        return f"{value:.1f}"
     return value if isinstance(value, str) else output.number(value)

@@ -65,6 +65,20 @@ def concurrency_key(gate: str) -> str | None:
     return _rest(gate, _KEY)
 
 
+def in_words(gate: str) -> str:
+    """Say in words what holds the jobs that stand before a gate of this module."""
+    for kind, words in (
+        (_PAUSE, "a pause of {}"),
+        (_BREAKER, "the open circuit breaker {}"),
+        (_RATE, "the rate of {}"),
+        (_LIMIT, "the number of jobs of {} that run at once"),
+        (_KEY, "others of the concurrency key {}"),
+    ):
+        if (rest := _rest(gate, kind)) is not None:
+            return words.format(rest)
+    return gate
+
+
 def is_for_a_time(gate: str) -> bool:
     """Tell whether a gate opens by itself, or by hand: not one that waits for another worker."""
     return gate.startswith((_PAUSE, _BREAKER, _RATE, _LIMIT, _KEY))

@@ -38,7 +38,12 @@ class Rate(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "10/s", "100/15m" or "1000/d burst 50"; ConfigurationError for what is none."""
+        """Read "10/s", "100/15m" or "1000/d burst 50"; a number alone is for a minute.
+
+        Raises ConfigurationError for what is none.
+        """
+        if text.strip().isdecimal():
+            return cls.of(int(text), 60)
         found = _FORM.fullmatch(text)
         unit = found and _UNITS.get(_NAMES.get(found["unit"].removesuffix("s"), found["unit"]))
         if not found or not unit:

@@ -36,6 +36,12 @@ def of_shard(number: int) -> str:
     return f"{SHARD}{number}"
 
 
+def resuming(scope: str) -> str:
+    """Name the command that lets a paused scope go on."""
+    kind, _, name = scope.partition(":")
+    return f"queue-max resume {name if kind + ':' == QUEUE else f'--{kind} {name}'}"
+
+
 def check_limited(scope: object) -> str:
     """Give the value if it names what can be limited; raises ConfigurationError."""
     if scope == ALL:

@@ -126,6 +126,19 @@ class Store:
         """Name the one shard that is asked for, or all for None."""
         return self.shard_ids if shard_id is None else (shard_id,)
 
+    def require_open(self) -> None:
+        """Raise QueueClosedError once the shards were closed."""
+        if self._is_closed:
+            raise QueueClosedError
+
+    def serving(self) -> Sequence[int]:
+        """Name the shards that were not set aside, since they are damaged, or missing.
+
+        All of them where none serves, so that whoever asks them is told why.
+        """
+        found = [shard_id for shard_id in self.shard_ids if self._shards[shard_id].fault is None]
+        return found or self.shard_ids
+
     def close(self) -> None:
         """Close all shards; who uses them from now on is told so."""
         self._is_closed = True
@@ -133,8 +146,7 @@ class Store:
             shard.close()
 
     def _shard(self, shard_id: int) -> Database:
-        if self._is_closed:
-            raise QueueClosedError
+        self.require_open()
         try:
             return self._shards[shard_id]
         except KeyError:

@@ -68,6 +68,11 @@ class DeadLetterService:
             letter = _find(unit, ref)
             if text is None and not letter.is_sound:
                 raise InvalidJobError(f"the payload of job {ref} is damaged: give it another one")
+            if payload is not None and letter.task is not None and not _is_of_task(payload):
+                raise InvalidJobError(
+                    f"job {ref} runs the task {letter.task}: its payload should have arguments, "
+                    'as {"args": [1, 2], "kwargs": {"name": 3}}'
+                )
             return self._requeue(unit, letter, text)
 
     def requeue_all(
@@ -234,6 +239,13 @@ def _find(unit: UnitOfWork, job: JobRef) -> DeadLetter:
 
 def _attempts(unit: UnitOfWork, letter: DeadLetter) -> list[Attempt]:
     return unit.attempts.of(letter.uid) if letter.uid else []
+
+
+def _is_of_task(payload: Mapping[str, Any]) -> bool:
+    """Tell whether a payload says with which arguments a task is to be called."""
+    args, kwargs = payload.get("args", []), payload.get("kwargs", {})
+    has_some = not payload.keys().isdisjoint({"args", "kwargs"})
+    return has_some and isinstance(args, list) and isinstance(kwargs, dict)
 
 
 def _discard(unit: UnitOfWork, letters: Sequence[DeadLetter]) -> int:

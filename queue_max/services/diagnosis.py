@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from queue_max.domain import gates
 from queue_max.domain.tasks import missing, remedy
 from queue_max.exceptions import ShardError
+from queue_max.limits.circuit_breaker import CircuitState
+from queue_max.limits.scopes import resuming
+from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.storage import driver, filesystem, migrations
 from queue_max.storage.database import Database
@@ -79,8 +83,7 @@ class Diagnosis:
                 yield fault
                 continue
             yield Finding(database.label, Level.OK, "can be read")
-            if database is not control:
-                yield from _held(store, database)
+            yield from _closed(control) if database is control else _held(store, database)
 
     def examine(self) -> Findings:
         """Look at all there is, and read every page of every file."""
@@ -94,6 +97,8 @@ class Diagnosis:
             return
         fault = self._fault(control) or _broken_structure(control)
         yield fault or Finding(control.label, Level.OK, "is sound")
+        if fault is None:
+            yield from _closed(control)
         store = Store(shards)
         for shard in shards:
             if fault := self._fault(shard):
@@ -205,12 +210,30 @@ def _held(store: Store, shard: Database) -> Findings:
     """Look for jobs that nobody who has seen them could run."""
     with suppress(ShardError), store.reading(shard.shard_id or 0) as unit:
         for gate, number in unit.job_lists.count_held().items():
-            yield Finding(
-                shard.label,
-                Level.WARNING,
-                f"{number} jobs wait for {missing(gate)}",
-                remedy(gate),
-            )
+            if not gates.is_for_a_time(gate):
+                what = f"{number} jobs wait for {missing(gate)}"
+                yield Finding(shard.label, Level.WARNING, what, remedy(gate))
+            elif gates.concurrency_key(gate) is None:  # those stand in line as they are meant to
+                what = f"{number} jobs are held by {gates.in_words(gate)}"
+                yield Finding(shard.label, Level.OK, what)
+
+
+def _closed(control: Database) -> Findings:
+    """Look for what somebody has closed by hand and may have forgotten, and for open breakers."""
+    with suppress(ShardError), Control(control).reading() as unit:
+        for scope, reason in unit.limits.paused().items():
+            what = f"{scope} is paused{f': {reason}' if reason else ''}"
+            yield Finding("pauses", Level.WARNING, what, f"`{resuming(scope)}` lets it go on")
+        for breaker in unit.breakers.list().values():
+            if breaker.state is not CircuitState.CLOSED:
+                state = str(breaker.state).replace("_", "-")
+                why = f": {breaker.last_error}" if breaker.last_error else ""
+                yield Finding(
+                    "breakers",
+                    Level.WARNING,
+                    f"{breaker.name} is {state}{why}",
+                    f"mend what it calls; `queue-max breakers close {breaker.name}` does not wait",
+                )
 
 
 def _loss(database: Database, what: str) -> Finding:

@@ -359,10 +359,19 @@ class Dispatcher:
                 for each in able
                 if each.may_have_jobs & is_open and self._admission.is_shard_open(each.id)
             ] or [each for each in able if each.ended]
+            first = self._first_queue(able, is_open)
+            able = [each for each in able if first is None or first in each.may_have_jobs]
         if urgency and able:
             return max(able, key=lambda shard: urgency.get(shard.id, NOTHING))
         begun = (shard for shard in able if shard.ended and now - shard.begun_at < STINT)
         return next(begun, able[0] if able else None)
+
+    def _first_queue(self, shards: Iterable[_Shard], is_open: frozenset[Source]) -> str | None:
+        """Name the queue that is to be claimed from first; None where they have no order."""
+        if self._choice.weights is not None or len(self._names) == 1:
+            return None
+        somewhere = frozenset[Source]().union(*(each.may_have_jobs for each in shards)) & is_open
+        return next((name for name in self._choice.names if name in somewhere), None)
 
     def _open_sources(self) -> frozenset[Source]:
         """Name the queues of which a job may start now, and the lines from which one may."""
@@ -422,6 +431,11 @@ class Dispatcher:
         if not self._admission.is_shard_open(shard.id):
             number = 0
         names = [name for name in self._choice.order(self._rng) if name in shard.may_have_jobs]
+        now = self._clock()
+        serving = [each for each in self._shards if each.rests_until <= now]
+        first = self._first_queue(serving, self._open_sources())
+        if first in names:  # those after it have their turn when no shard has any of it
+            names = names[: names.index(first) + 1]
         lines = tuple(self._open_lines(shard.may_have_jobs)) if self._lines else ()
         return Wanted(worker_id, number, names, lines, self._names)
 

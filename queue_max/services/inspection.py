@@ -36,10 +36,10 @@ class InspectionService:
         """Count the jobs by state, of all shards or of some.
 
         In no state of a shard further than `at_most`, where it is enough to know that there are
-        as many.
+        as many. Of all shards, those that were set aside are left out.
         """
         total = Counts()
-        for each in self._store.shard_ids if shard_ids is None else shard_ids:
+        for each in self._store.serving() if shard_ids is None else shard_ids:
             with self._store.reading(each) as unit:
                 total += unit.job_lists.counts(at_most)
         return total
@@ -81,7 +81,7 @@ class InspectionService:
 
         One that is scheduled for later is neither; what a limit, a breaker or a pause holds is due.
         """
-        return not any(self._is_busy(shard_id, queues) for shard_id in self._store.shard_ids)
+        return not any(self._is_busy(shard_id, queues) for shard_id in self._store.serving())
 
     def _is_busy(self, shard_id: int, queues: Collection[str]) -> bool:
         with self._store.reading(shard_id) as unit:

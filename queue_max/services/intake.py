@@ -208,8 +208,9 @@ class IntakeService:
         parts: dict[tuple[int, bool], list[NewJob]] = defaultdict(list)
         outcomes: dict[str, Outcome] = {}
         try:
+            self._store.require_open()
             self._room.require()
-        except QueueFullError as error:
+        except (QueueClosedError, QueueFullError) as error:
             return [error for _ in new]
         for job in new:
             parts[choose(job), job.is_bound].append(job)

@@ -61,7 +61,7 @@ class LimitService:
         rest = [limit for limit in limits.all if limit.scope != ALL]
         of_all = limits.of(ALL) or Limit(ALL)
         rates = self._rates.rates(ALL)
-        if not rates and of_all.concurrency is None:
+        if not rates and not of_all.is_set:
             return rest
         return [Limit(ALL, rates, of_all.concurrency, of_all.is_set), *rest]
 

@@ -15,7 +15,7 @@ from queue_max.limits import scopes
 from queue_max.limits.breaker import DEFAULT_BREAKER
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.limits.rates import text_of
-from queue_max.limits.scopes import ALL
+from queue_max.limits.scopes import ALL, resuming
 from queue_max.repositories.unit_of_work import Store
 from queue_max.services.breakers import Breakers
 from queue_max.services.controls import Controls
@@ -67,8 +67,15 @@ class WhyService:
         if job.is_terminal:
             yield _ended(job)
         elif job.is_processing:
-            facts = {"worker_id": job.worker_id, "since": job.started_at}
-            text = f"it runs: {job.worker_id} has it since {job.started_at}"
+            facts = {
+                "worker_id": job.worker_id,
+                "since": job.started_at,
+                "heard_of_at": job.heartbeat,
+            }
+            text = (
+                f"it runs: {job.worker_id} has it since {job.started_at}, and was last heard of at "
+                f"{job.heartbeat}"
+            )
             yield Reason(Kind.RUNNING, text, facts)
         else:
             yield from self._waits(job)
@@ -99,7 +106,7 @@ class WhyService:
         for scope in own:
             if scope in paused:
                 why = f": {paused[scope]}" if paused[scope] else ""
-                text = f"{scope} is paused{why}; `queue-max resume` lets it go on"
+                text = f"{scope} is paused{why}; `{resuming(scope)}` lets it go on"
                 yield Reason(Kind.PAUSED, text, {"scope": scope, "reason": paused[scope]})
 
     def _not_due(self, job: Job, now: datetime) -> Iterator[Reason]:

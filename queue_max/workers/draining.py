@@ -93,7 +93,7 @@ class _Drain:
 
     def _release_held(self) -> None:
         gates = self._repertoire.gates()
-        for shard_id in self._services.store.shard_ids:
+        for shard_id in self._services.store.serving():
             with self._services.store.writing(shard_id) as unit:
                 while unit.lines.release(gates):
                     continue
@@ -101,7 +101,7 @@ class _Drain:
     def _make_due(self) -> int:
         """Let jobs that wait for their time be due now; gives how many."""
         number = 0
-        for shard_id in self._services.store.shard_ids:
+        for shard_id in self._services.store.serving():
             with self._services.store.writing(shard_id) as unit:
                 number += unit.claims.make_due()
         return number

@@ -10,6 +10,7 @@ from queue_max.limits.rates import Given, Rate, lags, rates_of, text_of
     ("text", "rate"),
     [
         ("10/s", Rate(10, 1, 10)),
+        ("160", Rate(160, 60, 160)),
         ("10 / second", Rate(10, 1, 10)),
         ("160/min", Rate(160, 60, 160)),
         ("1_000/hours", Rate(1_000, 3_600, 1_000)),
@@ -47,7 +48,6 @@ def test_what_is_written_is_read_again(text: str) -> None:
     "given",
     [
         "",
-        "10",
         "s/10",
         "10/fortnight",
         "0/s",

@@ -273,6 +273,16 @@ def test_a_moment_that_is_damaged_keeps_no_other_job_from_being_claimed(
 
 @three_shards
 @hungry
+@pytest.mark.parametrize("choice", [QueueChoice(("mail", "default"))])
+def test_the_first_queue_comes_first_in_all_shards(take: Take, add: Add) -> None:
+    for shard_id in range(3):
+        add(3, shard_id=shard_id, queue="default")
+        add(2, shard_id=shard_id, queue="mail")
+    assert [must(take()).queue for _ in range(15)] == ["mail"] * 6 + ["default"] * 9
+
+
+@three_shards
+@hungry
 def test_the_shard_with_the_most_urgent_job_comes_first_where_that_is_asked_for(
     dispatcher: Dispatcher, take: Take, add: Add, store: Store
 ) -> None:

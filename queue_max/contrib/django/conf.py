@@ -81,7 +81,8 @@ def load_settings() -> Settings:
     options = queue_options()
     for name in ("auto_migrate", "create", "immediate"):
         checks.instance(name, options.pop(name, True), bool, "True or False")
-    checks.seconds("rate_limiter_timeout", options.pop("rate_limiter_timeout", 5.0), zero=True)
+    for name in ("rate_limiter_timeout", "full_timeout"):
+        checks.seconds(name, options.pop(name, 5.0), zero=True)
     kinds = (RetryPolicy, type(None))
     checks.instance("retry", options.pop("retry", None), kinds, "a RetryPolicy")
     return Settings.load(**options)

@@ -20,7 +20,8 @@ _PREFIX = "QUEUE_MAX_"
 
 _SETTINGS = (
     *("data_dir", "shards", "rate_limit", "max_retries", "durability"),
-    *("circuit_breaker_threshold", "circuit_breaker_timeout"),
+    *("circuit_breaker_threshold", "circuit_breaker_timeout", "strict_priority"),
+    *("max_pending", "when_full", "event_log"),
 )
 
 DEFAULTS: Mapping[str, Any] = {
