@@ -1,11 +1,13 @@
 """The gates a job passes before it starts: pauses, circuit breakers, rates, and how many run."""
 
+import logging
 import math
 from typing import NamedTuple
 
 from queue_max.domain import gates
 from queue_max.domain.failures import http_status, retry_after
 from queue_max.domain.job import Job, Lease
+from queue_max.exceptions import ShardError
 from queue_max.limits import scopes
 from queue_max.limits.breaker import DEFAULT_BREAKER
 from queue_max.limits.scopes import ALL
@@ -16,7 +18,12 @@ from queue_max.services.lines import LOOK_AGAIN, Lines, own_scopes
 from queue_max.services.permits import Permits
 from queue_max.services.rate_limits import RateLimits
 
+logger = logging.getLogger(__name__)
+
 TOO_MANY_REQUESTS = 429
+
+LOCKED_CONTROL_WAIT = 1.0
+"""Seconds to wait for the control database where a worker has other things to do."""
 
 SLOW_DOWN = 1.0
 """Seconds for which the jobs of a scope wait after an answer 429 that does not say for how long."""
@@ -89,7 +96,8 @@ class Admission:
         scope = scopes.of_queue(queue)
         if self._permits.wait(scope) or self._permits.wait(ALL):
             return 0
-        return min(probes, self._rates.allowance(ALL), self._rates.allowance(scope))
+        free = min(self._permits.free(ALL), self._permits.free(scope))
+        return min(probes, free, self._rates.allowance(ALL), self._rates.allowance(scope))
 
     def wait(self, queue: str) -> float:
         """Tell in how many seconds a job of a queue could start; 0 for now."""
@@ -148,7 +156,13 @@ class Admission:
         self._permits.ended(job.lease)
         if self._controls.now().limits and (seconds := _time_to_wait(error)):
             for scope in self._rates.limited(own_scopes(job))[:1]:
-                self._rates.penalise(scope, seconds)
+                self._slow_down(scope, seconds)
+
+    def _slow_down(self, scope: str, seconds: float) -> None:
+        try:
+            self._rates.penalise(scope, seconds, wait=LOCKED_CONTROL_WAIT)
+        except ShardError as error:
+            logger.warning("jobs of %s are not slowed, as a server has asked: %s", scope, error)
 
     def handed_back(self, lease: Lease) -> None:
         """Note that a job ended without an outcome."""

@@ -54,7 +54,7 @@ class BreakerRules:
             return not is_callers_fault(error)
         try:
             return bool(counts(error))
-        except Exception:  # user code
+        except BaseException:  # user code: even SystemExit must not end the worker
             logger.exception("counts of breaker %s failed for an error, which counts", name)
             return True
 

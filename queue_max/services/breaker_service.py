@@ -8,6 +8,9 @@ from queue_max.repositories.control import Control
 from queue_max.services.breaker_rules import BreakerRules, Counts, breaker_name
 from queue_max.services.breakers import Breakers
 
+LONGEST = 366 * 86_400.0
+"""Seconds for which a breaker is opened by hand, at most, but for one that is opened for good."""
+
 
 class BreakerService:
     """The circuit breakers of a queue, which all processes share: see `CircuitBreaker`.
@@ -53,15 +56,18 @@ class BreakerService:
         After that time, a probe passes.
         """
         if seconds is not None:
-            seconds = checks.seconds("seconds", seconds)
+            seconds = min(checks.seconds("seconds", seconds), LONGEST)
         return self._breakers.change(
-            breaker_name(name), lambda each, now: each.opened(now, seconds), "opened by hand"
+            breaker_name(name),
+            lambda each, now: each.opened(now, seconds),
+            "opened by hand",
+            wait=None,
         )
 
     def close(self, name: str = DEFAULT_BREAKER) -> Breaker:
         """Let pass what is behind a breaker, and forget its failures."""
         return self._breakers.change(
-            breaker_name(name), lambda each, _now: each.closed(), "closed by hand"
+            breaker_name(name), lambda each, _now: each.closed(), "closed by hand", wait=None
         )
 
     reset = close

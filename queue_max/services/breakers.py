@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 LONGEST_ERROR = 500
 """Characters that are kept of the last error."""
 
+PATIENCE = 1.0
+"""Seconds to wait for the control database: whoever does has jobs to see to."""
+
 UNTIL_WRITTEN = 0.02
 """Seconds in which failures that open a breaker are written, about."""
 
@@ -171,20 +174,25 @@ class Breakers:
 
     def failed(self, name: str, lease: Lease, error: BaseException | str) -> None:
         """Note that a job which is behind a breaker failed; its own fault counts for nothing."""
-        if not self._rules.does_count(name, error):
+        # What was noted when the job failed counts: whoever tells is asked but once.
+        generation = self.unwritten.generation(lease)
+        if generation is None and not self._rules.does_count(name, error):
             self.released(lease)
             return
         text = in_words(error)[:LONGEST_ERROR]
         terms = self._rules.terms(name)
         if self._is_probe(lease):
-            self._end_probe(
-                lease, lambda each, now: each.probe_failed(terms, now, text), "its probe failed"
-            )
+
+            def end(breaker: Breaker, now: int) -> Breaker:
+                if breaker.name != name:  # it was let through there, too, and says nothing of it
+                    return breaker.released(now)
+                return breaker.probe_failed(terms, now, text)
+
+            self._end_probe(lease, end, "its probe failed")
             self.unwritten.remove(lease)
         elif terms.threshold == math.inf:
             self.unwritten.remove(lease)
         else:
-            generation = self.unwritten.generation(lease)
             if generation is None:
                 generation = generation_of(self.known(name))
             with self._lock:
@@ -238,9 +246,18 @@ class Breakers:
         """Tell in how many seconds a job may pass a breaker; infinity where that is not known."""
         return breaker.opens_in(self._clock())
 
-    def change(self, name: str, change: Callable[[Breaker, int], Breaker], reason: str) -> Breaker:
-        """Store what becomes of a breaker, and tell of it once that is committed."""
-        with self._control.noting() as unit:
+    def change(
+        self,
+        name: str,
+        change: Callable[[Breaker, int], Breaker],
+        reason: str,
+        wait: float | None = PATIENCE,
+    ) -> Breaker:
+        """Store what becomes of a breaker, and tell of it once that is committed.
+
+        `wait` is for how many seconds to wait for the control database; after that, ShardError.
+        """
+        with self._control.noting(wait) as unit:
             before = unit.breakers.hold(name)
             after = self._store(unit, before, change(before, unit.ticks.now))
         self._controls.put(after)

@@ -27,17 +27,17 @@ class Buffer:
         """Take in a job that was claimed."""
         self._jobs[job.priority].append((job, now))
 
-    def put_back(self, job: Job, now: float) -> None:
-        """Take in a job that may not start yet: it goes first again."""
-        self._jobs[job.priority].appendleft((job, now))
+    def put_back(self, job: Job, since: float) -> None:
+        """Take in a job that may not start yet: it goes first again, and is as old as it was."""
+        self._jobs[job.priority].appendleft((job, since))
 
-    def pop(self) -> Job | None:
-        """Give the most urgent job; None where there is none."""
+    def pop(self) -> tuple[Job, float] | tuple[None, float]:
+        """Give the most urgent job, and since when it is here; None where there is none."""
         for jobs in self._jobs.values():
             if jobs:
                 with suppress(IndexError):  # another thread was faster
-                    return jobs.popleft()[0]
-        return None
+                    return jobs.popleft()
+        return None, 0.0
 
     def first_queues(self) -> list[str]:
         """Name the queues of the first job of each priority."""

@@ -38,6 +38,9 @@ FLUSH_AFTER = 0.02
 HELD_AT_MOST = 0.2
 """Seconds after which a job that no worker has begun goes back."""
 
+SOON = 0.05
+"""Seconds for which a job that has to wait for a token stays in the buffer."""
+
 AT_ONCE = 2
 """Exchanges made at once: while one waits for the disk or a lock, another can work; more threads
 than that only take Python's lock from each other."""
@@ -149,25 +152,24 @@ class Dispatcher:
         job there falls due, or at a hint. Raises ShardError when no shard can serve.
         """
         while True:
-            job = self._ready.pop()
+            job, since = self._ready.pop()
             if job is None:
                 shard = self._choose()
                 if shard is not None:
-                    job = self._make_exchange(shard, worker_id)
+                    job, since = self._make_exchange(shard, worker_id), self._clock()
                 elif not self._look(look_every):
                     return None
             if job is not None:
-                refusal = self._start(job, worker_id)
+                refusal = self._start(job, since, worker_id)
                 if refusal is None:
                     return job
-                # A place may be free once it is written that others have ended.
-                if refusal.gate is None and not self._settle_ended():
+                if _is_soon(refusal):
                     return None
 
     def take_ready(self, worker_id: str) -> Job | None:
         """Give a job as `take` does, if one is in the buffer; asks no shard."""
-        job = self._ready.pop()
-        return None if job is None or self._start(job, worker_id) else job
+        job, since = self._ready.pop()
+        return None if job is None or self._start(job, since, worker_id) else job
 
     def finish(self, ended: Ended) -> None:
         """Have a job settled that has ended, soon."""
@@ -262,13 +264,6 @@ class Dispatcher:
             if is_there_more or any(shard.ended for shard in self._shards):
                 self._has_work.set()
 
-    def _settle_ended(self) -> bool:
-        """Settle what has ended; False when there was nothing."""
-        has_some = any(shard.ended for shard in self._shards)
-        if has_some:
-            self._flush(math.inf)
-        return has_some and not any(shard.ended for shard in self._shards)
-
     def _flush(self, before: float) -> None:
         for shard in self._shards:
             with self._lock:
@@ -286,22 +281,26 @@ class Dispatcher:
         first = self._ready.first_queues()
         return bool(first) and not self._open_sources().isdisjoint(first)
 
-    def _start(self, job: Job, worker_id: str) -> Refusal | None:
-        """Let a worker begin a job; where it may not, the job waits for its turn, or is set aside.
+    def _start(self, job: Job, since: float, worker_id: str) -> Refusal | None:
+        """Let a worker begin a job; one that may not waits for a moment, or goes back.
 
         None for success.
         """
-        refusal = self._admission.admit(job, len(self._ready))
-        now = self._clock()
+        try:
+            refusal = self._admission.admit(job, len(self._ready))
+        except BaseException:
+            self._give_back([job])
+            raise
         if refusal is None:
-            self._pace.began(job.lease, now)
+            self._pace.began(job.lease, self._clock())
             job.worker_id = worker_id
-        elif refusal.gate is None:
-            self._ready.put_back(job, now)
+        elif _is_soon(refusal):
+            self._ready.put_back(job, since)
             self._has_work.set()
         else:
             self._give_back([job], refusal.gate)
-            self.hint(job.shard_id, [Line(refusal.gate)])
+            if refusal.gate is not None:
+                self.hint(job.shard_id, [Line(refusal.gate)])
         return refusal
 
     def _give_back(self, given: Iterable[Job], held_by: str | None = None) -> None:
@@ -495,7 +494,10 @@ class Dispatcher:
             shard.may_have_jobs -= harvest.exhausted
         self._note_lines(shard, frozenset(harvest.lines))
         if harvest.due_in is not None:
-            self._look_at = min(self._look_at, self._clock() + harvest.due_in)
+            look_at = self._clock() + harvest.due_in
+            if look_at < self._look_at:
+                self._look_at = look_at
+                self._changed.notify()  # who waits goes by the time of before
 
     def _note_lines(self, shard: _Shard, lines: frozenset[Line]) -> None:
         shard.may_have_jobs |= lines
@@ -515,13 +517,14 @@ class Dispatcher:
 
     def _tell(self, harvest: Harvest, ended: Sequence[Ended]) -> None:
         self._leases.drop_all([each.lease for each in ended])
+        # Whatever goes wrong with one, all are told, and the job that was claimed is not lost.
         for each, is_written in zip(ended, harvest.written, strict=True):
-            each.tell(is_written or each.in_doubt)
+            _surely(each.tell, is_written or each.in_doubt)
         for job, failure, verdict in harvest.buried:
-            self._retry.tell(job, failure, verdict)
+            _surely(self._retry.tell, job, failure, verdict)
         if harvest.unknown:
-            self._unknown_tasks.note(harvest.unknown)
-        self._admission.flush()
+            _surely(self._unknown_tasks.note, harvest.unknown)
+        _surely(self._admission.flush)
 
     # Looking, without a lock
 
@@ -577,3 +580,16 @@ class Dispatcher:
                 self._note_lines(shard, frozenset())
                 shard.hints += 1
         return prospect.due_in
+
+
+def _is_soon(refusal: Refusal) -> bool:
+    """Tell whether a job is to be kept: it may start in a moment, as others of its queue."""
+    return refusal.gate is None and refusal.wait <= SOON
+
+
+def _surely(tell: Callable[..., object], *facts: object) -> None:
+    """Tell somebody; an error of theirs is logged."""
+    try:
+        tell(*facts)
+    except Exception:
+        logger.exception("what has ended was not told to all")

@@ -146,6 +146,8 @@ class LimitService:
 
         False when it was paused already.
         """
+        if reason is not None:
+            checks.text("reason", reason)
         return self._pause(scope, lambda found: self._store_pause(found, reason))
 
     def resume(self, scope: str) -> bool:

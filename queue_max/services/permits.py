@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from queue_max import forking
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 AGAIN_IN = 0.1
 """Seconds until the next try, where as many run as may: other processes do not tell."""
+
+PATIENCE = 1.0
+"""Seconds to wait for the control database: whoever does has jobs to see to."""
 
 CHECK_EVERY = 1.0
 """Seconds between two looks, at least, whether those who hold the permits of a scope still run."""
@@ -43,7 +47,9 @@ class Permits:
         self._lock = forking.lock()
         self._full_until: dict[str, float] = {}
         self._checked_at: dict[str, float] = {}
+        self._asked_at: dict[str, float] = {}
         self._held: dict[Lease, tuple[str, ...]] = {}
+        self._numbers: Counter[str] = Counter()
         self._ended: list[Lease] = []
         forking.in_child(self._forget)
 
@@ -60,24 +66,31 @@ class Permits:
         with self._lock:
             ended, self._ended = self._ended, []
         try:
-            with self._control.noting() as unit:
+            with self._control.noting(PATIENCE) as unit:
                 unit.permits.give_up(ended)
                 full = unit.permits.take(lease, limits)
             if full is not None and self._drop_stale(full):
-                with self._control.noting() as unit:
+                with self._control.noting(PATIENCE) as unit:
                     full = unit.permits.take(lease, limits)
         except ShardError as error:
             full = next(iter(limits))
             logger.warning("no job of %s starts now, another try follows: %s", full, error)
         with self._lock:
+            now = self._clock()
+            self._asked_at.update(dict.fromkeys(limits, now))
             if full is not None:
-                self._full_until[full] = self._clock() + AGAIN_IN
-            else:
-                self._held[lease] = tuple(limits)
-        return full
+                self._full_until[full] = now + AGAIN_IN
+                return full
+            self._held[lease] = tuple(limits)
+            self._numbers.update(limits.keys())
+        if any(self._numbers[scope] > limit for scope, limit in limits.items()):
+            self._forget_ended_elsewhere(limits)
+        return None
 
     def wait(self, scope: str) -> float:
         """Tell in how many seconds it is worth to ask for a permit; 0.0 for now."""
+        if self._numbers and self.free(scope) < 1:  # until one of them has ended
+            return AGAIN_IN
         return max(0.0, self._full_until.get(scope, -math.inf) - self._clock())
 
     def free(self, scope: str) -> float:
@@ -85,9 +98,10 @@ class Permits:
         limit = self.limits([scope]).get(scope)
         if limit is None:
             return math.inf
-        with self._lock:
-            held = sum(scope in scopes for scopes in self._held.values())
-        return max(0, limit - held)
+        left = limit - self._numbers[scope]
+        if left < 1 and self._clock() - self._asked_at.get(scope, -math.inf) >= CHECK_EVERY:
+            return 1  # perhaps: another process may have ended a job of this one
+        return max(0, left)
 
     def ended(self, lease: Lease) -> None:
         """Note that a run of a job has ended: its permits are free, soon."""
@@ -97,6 +111,7 @@ class Permits:
             scopes = self._held.pop(lease, None)
             if scopes is not None:
                 self._ended.append(lease)
+                self._numbers -= Counter(scopes)
                 for scope in scopes:
                     self._full_until.pop(scope, None)
 
@@ -107,7 +122,7 @@ class Permits:
         with self._lock:
             ended, self._ended = self._ended, []
         try:
-            with self._control.noting() as unit:
+            with self._control.noting(PATIENCE) as unit:
                 unit.permits.give_up(ended)
         except ShardError as error:  # whoever finds them stale deletes them
             logger.warning("permits were not given back: %s", error)
@@ -130,11 +145,20 @@ class Permits:
         for shard_id, leases in by_shard.items():
             with self._store.reading(shard_id) as unit:
                 stale += leases - unit.leases.held(leases)
-        with self._control.noting() as unit:
+        with self._control.noting(PATIENCE) as unit:
             return unit.permits.give_up(stale)
+
+    def _forget_ended_elsewhere(self, scopes: Iterable[str]) -> None:
+        """Forget the runs of this process that another one has ended, as `complete_job` may."""
+        known = {lease for scope in scopes for lease in self.holders(scope)}
+        with self._lock:
+            for lease in [each for each in self._held if each not in known]:
+                if not set(self._held[lease]).isdisjoint(scopes):
+                    self._numbers -= Counter(self._held.pop(lease))
 
     def _forget(self) -> None:
         """Hold nothing in a child of fork: the jobs run in the parent."""
         self._full_until.clear()
         self._held.clear()
+        self._numbers.clear()
         self._ended.clear()

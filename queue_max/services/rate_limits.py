@@ -29,6 +29,8 @@ LARGEST_BLOCK = 512
 AGAIN_IN = NANOSECONDS // 20
 """Nanoseconds until the next try when the control database does not answer; and its time to."""
 
+_WAIT = AGAIN_IN / NANOSECONDS
+
 ASKING = NANOSECONDS // 1000
 """Nanoseconds for which other threads leave it to the one that asks."""
 
@@ -164,6 +166,7 @@ class RateLimits:
         self._stocks: dict[str, _Stock] = {}
         self._lock = forking.lock()
         forking.in_child(self._forget)
+        self._has_failed = False
         self.granted = 0
         self.denied = 0
 
@@ -240,11 +243,11 @@ class RateLimits:
         """Put back a token of each that was taken just now, and is not used."""
         for scope in scopes:
             if rates := self.rates(scope):
-                with suppress(ShardError), self._control.noting() as unit:  # else it is lost
+                with suppress(ShardError), self._control.noting(_WAIT) as unit:  # else it is lost
                     unit.buckets.give_back(scope, rates, 1)
                 self._stock(scope).ask_at = self._clock()
 
-    def penalise(self, scope: str, seconds: float) -> None:
+    def penalise(self, scope: str, seconds: float, wait: float | None = None) -> None:
         """Let no job of a scope start for so many seconds, in any process, as far as it is limited.
 
         Tokens that are reserved already may be used for a tenth of a second more.
@@ -252,7 +255,7 @@ class RateLimits:
         rates = self.rates(scope)
         if not rates:
             return
-        with self._control.noting() as unit:
+        with self._control.noting(wait) as unit:
             unit.buckets.drain(scope, rates, seconds)
             ask_at = unit.ticks.latest + round(seconds * NANOSECONDS)
         stock = self._stock(scope)
@@ -304,17 +307,20 @@ class RateLimits:
         if not rates:  # they were lifted meanwhile
             return Reservation([0], 0, 0, 1)
         try:
-            with self._control.noting(AGAIN_IN / NANOSECONDS) as unit:
+            with self._control.noting(_WAIT) as unit:
                 number = stock.block if stock.is_plentiful else int(min(stock.block, 1 + more))
                 reservation = unit.buckets.reserve(scope, rates, number)
                 ticks = unit.ticks
         except ShardError as error:
             is_busy = isinstance(error, ShardBusyError)
-            level = logging.INFO if is_busy else logging.WARNING
-            logger.log(level, "no job of %s starts now, another try follows: %s", scope, error)
+            if not self._has_failed:
+                level = logging.INFO if is_busy else logging.WARNING
+                logger.log(level, "no job of %s starts now, other tries follow: %s", scope, error)
+            self._has_failed = True
             with stock.lock:
                 stock.ask_at = self._clock() + (ASKING if is_busy else AGAIN_IN)
             return None
+        self._has_failed = False
         with stock.lock:
             stock.fill(reservation, ticks)
         return reservation

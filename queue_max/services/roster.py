@@ -17,6 +17,9 @@ EVERY = 10.0
 LIVES_FOR = timedelta(seconds=40)
 """How long a process counts as alive after it has signed."""
 
+PATIENCE = 1.0
+"""Seconds to wait for the control database."""
+
 FORGOTTEN_AFTER = timedelta(days=1)
 
 
@@ -34,7 +37,7 @@ class Roster:
         if crew == self._signed and self._clock() < self._due_at:
             return
         try:
-            with self._control.noting() as unit:
+            with self._control.noting(PATIENCE) as unit:
                 unit.workers.see(crew)
                 unit.workers.forget_silent(unit.now - FORGOTTEN_AFTER)
         except ShardError as error:
@@ -46,7 +49,7 @@ class Roster:
         """Let others see that a process takes no jobs any more."""
         self._signed = None
         try:
-            with self._control.noting() as unit:
+            with self._control.noting(PATIENCE) as unit:
                 unit.workers.forget(identity)
         except ShardError as error:
             logger.warning("others see this process for some seconds more: %s", error)

@@ -148,8 +148,8 @@ class Upkeep:
         self._services.retention.tidy()
         self._services.limits.balance_keys()
 
-    def _renew(self) -> None:
-        self._services.leases.renew()
+    def _show(self) -> None:
+        """Show in the control database that this process lives; leases must not wait for that."""
         self._services.breakers.renew()
         self._sign()
 
@@ -200,9 +200,9 @@ class Upkeep:
             Repeater(
                 "queue-max-heartbeat",
                 heartbeat_ms / 1000,
-                self._renew,
-                at_once=True,
+                self._services.leases.renew,
             ),
+            Repeater("queue-max-roster", heartbeat_ms / 1000, self._show, at_once=True),
             Repeater(
                 "queue-max-recovery",
                 settings.recovery_interval_ms / 1000,

@@ -16,7 +16,7 @@ def test_the_highest_priority_goes_first_then_who_came_first() -> None:
     for number, priority in enumerate((0, 2, 1, 2, 0)):
         buffer.put(a_job(number, priority), now=0.0)
     assert len(buffer) == 5
-    taken = [buffer.pop() for _ in range(6)]
+    taken = [buffer.pop()[0] for _ in range(6)]
     assert [job and job.id for job in taken] == [1, 3, 2, 0, 4, None]
     assert not buffer
 
@@ -25,10 +25,10 @@ def test_a_job_that_is_put_back_goes_first_again() -> None:
     buffer = Buffer()
     buffer.put(a_job(1), 0.0)
     buffer.put(a_job(2), 0.0)
-    first = buffer.pop()
+    first, since = buffer.pop()
     assert first is not None
-    buffer.put_back(first, 1.0)
-    assert buffer.pop() is first
+    buffer.put_back(first, since)
+    assert buffer.pop() == (first, 0.0)
 
 
 def test_what_has_been_there_for_long_is_taken_out() -> None:
@@ -55,7 +55,7 @@ def test_threads_that_take_at_once_get_each_job_once() -> None:
 
     def take_all(_thread: int) -> list[int]:
         barrier.wait()
-        return [job.id for job in iter(buffer.pop, None)]
+        return [job.id for job, _ in iter(buffer.pop, (None, 0.0)) if job]
 
     with ThreadPoolExecutor(4) as threads:
         taken = [number for part in threads.map(take_all, range(4)) for number in part]

@@ -118,3 +118,27 @@ def test_a_child_of_fork_holds_none(permits: Permits, start: Start) -> None:
     permits.ended(job.lease)
     permits.flush()
     assert permits.holders(SCOPE) == [job.lease]
+
+
+def test_a_run_that_another_process_has_ended_holds_no_place_for_long(
+    permits: Permits,
+    limits: LimitService,
+    start: Callable[..., Job],
+    store: Store,
+    clock: FakeClock,
+) -> None:
+    limits.set("queue:default", concurrency=1)
+    first, second, third = (start() for _ in range(3))
+    only = {"queue:default": 1}
+    assert permits.take(first.lease, only) is None
+    assert permits.free("queue:default") == 0
+    with store.writing(0) as unit:  # as another process does, which knows nothing of the permit
+        unit.jobs.complete(first.id, first.fence)
+    assert permits.wait("queue:default") > 0
+    clock.advance(1.1)
+    assert permits.wait("queue:default") == 0
+    assert permits.take(second.lease, only) is None
+    assert permits.free("queue:default") == 0
+    permits.ended(second.lease)
+    assert permits.free("queue:default") == 1
+    assert permits.take(third.lease, only) is None
