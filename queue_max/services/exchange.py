@@ -94,6 +94,8 @@ class Harvest:
     """A job was left that has to be claimed by itself."""
     set_aside: int = 0
     """How many jobs were claimed that may not run."""
+    stirred: bool = False
+    """Jobs may have become due there, of any queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,10 @@ class Exchange:
             harvest = self._settle(unit, ended)
             if wanted is not None:
                 self._claim(unit, harvest, wanted)
-            if wanted is None or harvest.exhausted:
+            has_asked_all = wanted is not None and harvest.exhausted.issuperset(wanted.names)
+            if harvest.stirred and not has_asked_all:
+                harvest.due_in = 0.0  # somebody is to look
+            elif wanted is None or harvest.exhausted:
                 harvest.due_in = _due_in(unit)
         return harvest
 
@@ -168,12 +173,15 @@ class Exchange:
     def _settle(self, unit: UnitOfWork, ended: Sequence[Ended]) -> Harvest:
         done = [each.job for each in ended if each.is_simply_done]
         ran = iter(self._settlement.write_all(unit, done) if done else ())
-        return Harvest([next(ran) if each.is_simply_done else each.write(unit) for each in ended])
+        # Others may be tried again at once, or let the next one of their key run.
+        stirred = any(not each.is_simply_done or each.job.concurrency_key for each in ended)
+        written = [next(ran) if each.is_simply_done else each.write(unit) for each in ended]
+        return Harvest(written, stirred=stirred)
 
     def _claim(self, unit: UnitOfWork, harvest: Harvest, wanted: Wanted) -> None:
         """Claim from one line and queue after the other, until there is enough."""
         unit.concurrency_keys.balance()  # so that those are found whose turn has come
-        unit.claims.promote_due()
+        harvest.stirred |= unit.claims.promote_due() > 0
         gatekeeper = Gatekeeper(
             unit, harvest, self._abilities, Budget(self._admission.lines), self._retry
         )

@@ -370,6 +370,37 @@ def test_an_outcome_of_its_own_is_written_in_the_same_transaction(
     )
 
 
+@pytest.mark.parametrize("is_flushed", [True, False], ids=["by-the-tender", "by-a-worker"])
+def test_a_job_that_is_to_be_tried_again_at_once_is_found_at_once(
+    dispatcher: Dispatcher, take: Take, add: Add, is_flushed: bool
+) -> None:
+    [job_id] = add(max_attempts=2)
+    job = must(take())
+    assert take() is None  # there is no more
+
+    class Failed(_Ended):
+        def write(self, unit: UnitOfWork) -> bool:
+            return unit.jobs.reschedule(job, Failure("E", ""), unit.now)
+
+    dispatcher.finish(Failed(job, []))
+    if is_flushed:
+        dispatcher.flush()
+    assert must(take()).id == job_id
+
+
+@pytest.mark.parametrize("is_flushed", [True, False], ids=["by-the-tender", "by-a-worker"])
+def test_the_next_job_of_a_concurrency_key_is_found_when_the_one_before_has_ended(
+    dispatcher: Dispatcher, take: Take, add: Add, done: Done, is_flushed: bool
+) -> None:
+    first, second = add(2, concurrency_key="customer-7")
+    job = must(take())
+    assert (job.id, take()) == (first, None)
+    done(job)
+    if is_flushed:
+        dispatcher.flush()
+    assert must(take()).id == second
+
+
 def test_whose_lease_is_lost_is_told_so_and_changes_nothing(
     dispatcher: Dispatcher, take: Take, add: Add, done: Done, store: Store, find: Find
 ) -> None:

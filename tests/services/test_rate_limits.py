@@ -586,7 +586,7 @@ def test_nothing_starts_while_the_control_database_is_locked_and_another_try_fol
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rates.level(ALL)
-    with caplog.at_level("INFO"), locked_control():
+    with caplog.at_level("INFO", logger="queue_max"), locked_control():
         assert rates.take([ALL]) == Shortage(ALL, pytest.approx(0.001))
         assert rates.take([ALL]) is not None  # at once: it does not ask
     [said] = [each for each in caplog.records if "no job of all starts now" in each.message]
