@@ -26,6 +26,14 @@ _HEADERS = ("ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
 @click.option("--priority", type=click.IntRange(0, 2), default=0, show_default=True)
 @click.option("--pagina-id", type=int, metavar="N", help="Jobs of one N share a shard.")
 @click.option("--max-retries", type=int, metavar="N", help="Attempts after the first.")
+@click.option("--queue", metavar="NAME", help="The named queue it goes to.")
+@click.option("--task", metavar="NAME", help='Its task; the payload has "args" and "kwargs".')
+@click.option("--delay", type=float, metavar="SECONDS", help="How long it waits first.")
+@click.option("--run-at", metavar="TIME", help="Until when it waits, ISO 8601 with a time zone.")
+@click.option("--unique-key", metavar="KEY", help="There is one job of KEY at a time.")
+@click.option("--concurrency-key", metavar="KEY", help="Jobs of KEY run one after the other.")
+@click.option("--rate-key", metavar="KEY", help="It starts under the rate of key:KEY.")
+@click.option("--breaker", metavar="NAME", help="It runs behind this circuit breaker.")
 @click.option(
     "--file",
     "path",
@@ -51,17 +59,22 @@ def enqueue(
     path: str | None,
     fmt: str | None,
     as_json: bool,
+    **further: Any,
 ) -> None:
     """Store a job, or a file of them."""
     if (payload is None) == (path is None):
         raise click.UsageError("Give either --payload or --file.")
+    given = {name: value for name, value in further.items() if value is not None}
+    if path is not None and given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"With --file each job says this by itself: {options}.")
     item = None if payload is None else json_object(payload, "--payload")
     queue = open_queue(ctx, create=True)
     if path is not None:
         taken = queue.enqueue_from_file(path, fmt or _format_of(path))
         output.as_json(taken) if as_json else click.echo(f"  Jobs enqueued: {taken['total']}")
         return
-    handle = queue.enqueue(item, pagina_id, priority, max_retries)  # type: ignore[arg-type]
+    handle = queue.enqueue(item, pagina_id, priority, max_retries, **given)  # type: ignore[arg-type]
     if as_json:
         output.as_json(handle)
     else:

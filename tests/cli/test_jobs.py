@@ -53,6 +53,44 @@ def test_all_options_of_a_job_are_passed_on(cli: Cli, queue: Queue) -> None:
     assert (job.priority_int, job.pagina_id, job.max_attempts) == (2, 7, 1)
 
 
+def test_a_job_can_be_of_a_task_and_under_limits(cli: Cli, queue: Queue) -> None:
+    keys = ["--concurrency-key", "c", "--rate-key", "r", "--breaker", "b"]
+    cli("enqueue", "--payload", '{"args": [1]}', "--queue", "mail", "--task", "app.send", *keys)
+    (job,) = queue.list_jobs()
+    assert (job.queue, job.task) == ("mail", "app.send")
+    assert (job.concurrency_key, job.rate_key, job.breaker) == ("c", "r", "b")
+
+
+@pytest.mark.parametrize("when", [("--delay", 60), ("--run-at", "2999-01-01T00:00:00Z")])
+def test_a_job_can_wait_and_be_unique(cli: Cli, queue: Queue, when: tuple[str, object]) -> None:
+    first = cli("enqueue", "--payload", "{}", *when, "--unique-key", "u")
+    assert cli("enqueue", "--payload", "{}", "--unique-key", "u").stdout == first.stdout
+    (job,) = queue.list_jobs()
+    assert job.status_str == "scheduled"
+
+
+@pytest.mark.parametrize("option", [("--run-at", "tomorrow"), ("--delay", -1), ("--queue", "")])
+def test_a_bad_option_of_a_job_is_told_in_one_line(
+    cli: Cli, queue: Queue, option: tuple[str, object]
+) -> None:
+    result = cli("enqueue", "--payload", "{}", *option)
+    assert result.exit_code != 0
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert queue.get_pending_count() == 0
+
+
+def test_what_one_job_is_to_have_goes_not_with_a_file(
+    cli: Cli, queue: Queue, tmp_path: Path
+) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text('{"payload": {}}\n')
+    result = cli("enqueue", "--file", path, "--queue", "mail", "--unique-key", "u")
+    assert result.exit_code == 2
+    assert "With --file each job says this by itself: --queue, --unique-key." in result.stderr
+    assert queue.get_pending_count() == 0
+
+
 def test_enqueue_makes_the_queue_where_there_is_none(cli: Cli, data_dir: Path) -> None:
     assert cli("enqueue", "--payload", "{}").exit_code == 0
     assert sorted(path.name for path in data_dir.glob("*.db")) == ["control.db", "shard_0.db"]
