@@ -64,6 +64,12 @@ _in_line = and_(
 _first = (
     select(jobs.c.id).where(_in_line).order_by(jobs.c.priority.desc(), jobs.c.id).limit(_at_most)
 )
+_first_in_line = Compiled(
+    select(jobs.c.priority, jobs.c.id)
+    .where(_in_line)
+    .order_by(jobs.c.priority.desc(), jobs.c.id)
+    .limit(1)
+)
 _last = (
     select(jobs.c.id)
     .where(_has_key, jobs.c.status == PENDING)
@@ -132,7 +138,7 @@ class ConcurrencyKeyRepository:
             self._connection, wanted=key, line=of_key(key), but=job.id, at_most=places + before
         )
         [others] = counted.fetchone()
-        return bool(others - before < places)
+        return bool(others - before < places) and not self._has_earlier_in_line(job)
 
     def holders(self, key: str, at_most: int = 10) -> Sequence[str]:
         """Name the jobs of a key that are at their turn, by uid, those first that run."""
@@ -170,3 +176,13 @@ class ConcurrencyKeyRepository:
     def _release(self, key: str, number: int) -> None:
         ran = _release.run(self._connection, line=of_key(key), at_most=number)
         self.has_released = self.has_released or ran.rowcount > 0
+
+    def _has_earlier_in_line(self, job: Job) -> bool:
+        """Tell whether one in line goes before a job, that is not to be tried again.
+
+        Of many jobs added at once, not all can stand in line from the start.
+        """
+        if job.attempts > 1:
+            return False
+        row = _first_in_line.run(self._connection, line=of_key(str(job.concurrency_key))).fetchone()
+        return row is not None and (-row[0], row[1]) < (-job.priority_int, job.id)

@@ -108,17 +108,34 @@ def test_they_run_by_priority_and_then_in_the_order_in_which_they_came(
     assert order == [urgent, also_urgent, normal, first, low]
 
 
-def sort_out(store: Store) -> list[int]:
+def sort_out(store: Store, at_most: int = 50) -> list[int]:
     """Claim all, and set aside what may not run, as workers do; gives the ids of the others."""
     may_run = []
     with store.writing(0) as unit:
         unit.claims.promote_due()
-        for job in unit.claims.claim(DEFAULT_QUEUE, "worker-1", at_most=50):
+        for job in unit.claims.claim(DEFAULT_QUEUE, "worker-1", at_most=at_most):
             if unit.concurrency_keys.may_run(job):
                 may_run.append(job.id)
             else:
                 assert unit.jobs.give_back(job, held_by=of_key(str(job.concurrency_key)))
     return may_run
+
+
+@pytest.mark.parametrize("at_most", [1, 3, 50])
+def test_of_more_jobs_than_can_stand_in_line_at_once_each_waits_for_those_before_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at_most: int
+) -> None:
+    monkeypatch.setattr("queue_max.repositories.concurrency_keys.MOVED_AT_ONCE", 2)
+    with store.writing(0) as unit:
+        ids = list(unit.jobs.add([a_new_job(concurrency_key="k") for _ in range(12)]))
+    order: list[int] = []
+    for _ in range(50):
+        running = sort_out(store, at_most)
+        order += running
+        for job_id in running:
+            with store.writing(0) as unit:
+                complete(unit, claimed(unit.jobs.find(JobRef(0, job_id=job_id))))
+    assert order == ids
 
 
 def test_a_job_that_is_not_yet_due_takes_no_place_and_finds_whether_it_may_run_then(
