@@ -61,14 +61,10 @@ _count_all = Compiled(
 _in_line = and_(
     jobs.c.status == SCHEDULED, jobs.c.held_by.is_not(None), jobs.c.held_by == bindparam("line")
 )
-_first = (
-    select(jobs.c.id).where(_in_line).order_by(jobs.c.priority.desc(), jobs.c.id).limit(_at_most)
-)
+_line_order = (jobs.c.priority.desc(), jobs.c.id)
+_first = select(jobs.c.id).where(_in_line).order_by(*_line_order).limit(_at_most)
 _first_in_line = Compiled(
-    select(jobs.c.priority, jobs.c.id)
-    .where(_in_line)
-    .order_by(jobs.c.priority.desc(), jobs.c.id)
-    .limit(1)
+    select(jobs.c.priority, jobs.c.id).where(_in_line).order_by(*_line_order).limit(1)
 )
 _last = (
     select(jobs.c.id)

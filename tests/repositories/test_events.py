@@ -1,53 +1,24 @@
 """The log of events, on a control database of either kind."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import update
 from support.clock import FakeClock
-from support.postgres import PostgresServer
 
 from queue_max.domain.clock import to_text
 from queue_max.domain.events import StoredEvent
 from queue_max.exceptions import ShardDamagedError
 from queue_max.repositories.control import Control
-from queue_max.storage import migrations
 from queue_max.storage.database import Database
-from queue_max.storage.directory import Directory
-from queue_max.storage.migrations import CONTROL
 from queue_max.storage.schema import events
-from queue_max.storage.sqlite import SqliteOptions
 
 Add = Callable[..., None]
 Read = Callable[..., list[StoredEvent]]
-
-
-@pytest.fixture(scope="session")
-def postgres_with_events(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Database]:
-    with postgres.new_database("template1") as database:
-        migrations.upgrade(database, CONTROL, tmp_path_factory.mktemp("backups"))
-        yield database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "postgresql":
-        found: Database = request.getfixturevalue("postgres_with_events")
-        with found.writing() as connection:
-            connection.execute(delete(events))
-        yield found
-    else:
-        directory = Directory(tmp_path, SqliteOptions(full_sync=False))
-        directory.open(1)
-        yield directory.control
-        directory.close()
 
 
 @pytest.fixture
