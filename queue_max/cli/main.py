@@ -18,12 +18,10 @@ from queue_max.cli.schedules import schedules
 from queue_max.cli.stats import stats
 from queue_max.cli.workers import worker
 
+_HELP = {"help_option_names": ["-h", "--help"]}
 
-@click.group(
-    cls=Commands,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings=_HELP)
 @queue_options
 @click.version_option(__version__, prog_name="queue-max")
 @click.pass_context
@@ -45,6 +43,7 @@ _ALL = (
 )
 
 for command in _ALL:
+    command.context_settings |= _HELP  # it keeps the words it was first asked with, by any program
     commands.add_command(command)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from queue_max import Queue
 from queue_max.cli.base import Host
@@ -32,6 +32,13 @@ def host(make_queue: Callable[..., Queue]) -> Host:
 def test_a_command_works_on_the_queue_of_its_host(host: Host) -> None:
     told = CliRunner().invoke(stats, ["--json"], obj=host, catch_exceptions=False)
     assert '"num_shards": 3' in told.stdout
+
+
+def test_a_command_that_a_host_has_run_still_has_all_words_for_help(
+    host: Host, cli: Callable[..., Result]
+) -> None:
+    CliRunner().invoke(stats, [], obj=host, catch_exceptions=False)
+    assert cli("stats", "-h").exit_code == 0
 
 
 def test_worker_processes_are_started_by_the_words_of_the_host(host: Host, tmp_path: Path) -> None:

@@ -22,15 +22,15 @@ Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# Holds 300 MB more for ever, if the payload says so.
+# Says that it runs, then holds as much memory as the payload says, for ever.
 HUNGRY = """
 import os
 held = []
 
 def work(payload):
-    held.append(b"x" * payload["mb"] * 1_000_000)
     with open("ran", "a") as file:
         print(os.getpid(), file=file)
+    held.append(b"x" * payload["mb"] * 1_000_000)
 """
 
 # Nobody waits as long for a worker that runs a job.
@@ -212,6 +212,7 @@ def test_a_process_that_takes_too_much_memory_is_replaced(
         *("--processes", 1, "--max-memory-per-process", 300),
     )
     queue.enqueue({"mb": 1})
+    assert queue.wait_until_empty(30)
     queue.enqueue({"mb": 300})
     told = read_until("Stopping", process.stderr)
     assert re.search(r"\[\d+\] Stopping, this process takes [3-9]\d\d MB", told)
