@@ -248,7 +248,8 @@ def _wire(
         roster=roster,
         overview=OverviewService(store, controls, roster),
         why=WhyService(
-            store, inspection, controls, gates.rates, gates.breakers, gates.permits, roster
+            *(store, inspection, controls, gates.rates, gates.breakers, gates.permits, roster),
+            lease_time,
         ),
         events=events,
         event_log=log,

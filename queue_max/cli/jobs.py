@@ -15,10 +15,17 @@ from queue_max.cli.base import (
     open_queue,
     queue_options,
 )
+from queue_max.domain import gates
 from queue_max.domain.attempts import Attempt
 from queue_max.domain.job import Job, JobStatus
 
-_HEADERS = ("ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
+_LEFT_OUT = (
+    *("queue", "task", "concurrency_key", "rate_key", "breaker", "held_by"),
+    *("fence", "retry_policy", "keep_result"),
+)
+"""What is stored of a job, beyond its fields in the 0.1 API."""
+
+_HEADERS = ("Key", "ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error")
 
 
 @click.command()
@@ -187,9 +194,10 @@ def _format_of(path: str) -> str:
 
 def _row(job: Job) -> tuple[object, ...]:
     payload = json.dumps(job.payload, ensure_ascii=False)
-    beginning = job.id, job.shard_id, job.status_str, job.priority_int, _attempts(job)
+    key = f"{job.shard_id}-{job.id}"
+    facts = job.id, job.shard_id, job.status_str, job.priority_int, _attempts(job)
     error = output.failure(job.error_type, job.last_error)
-    return *beginning, output.cut(payload), error
+    return key, *facts, output.cut(payload), error
 
 
 def _attempts(job: Job) -> str:
@@ -208,9 +216,14 @@ def _show_job(job: Job) -> None:
             "Job ID": job.id,
             "Status": job.status_str,
             "Queue": job.queue,
+            "Task": job.task,
             "Pagina ID": job.pagina_id,
             "Priority": job.priority_int,
             "Attempts": _attempts(job),
+            "Concurrency key": job.concurrency_key,
+            "Rate key": job.rate_key,
+            "Breaker": job.breaker,
+            "Held by": None if job.held_by is None else gates.in_words(job.held_by),
             "Worker": job.worker_id,
             "Created at": job.created_at,
             "Due at": job.next_retry_at,
@@ -230,8 +243,7 @@ def _show_job(job: Job) -> None:
 def _all_of(job: Job, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """Give the facts that `list` has, and those that it leaves out; `result` only if it is kept."""
     facts = {"key": job.key} | job.to_dict()
-    facts |= {"queue": job.queue, "fence": job.fence, "retry_policy": job.retry_policy}
-    facts["keep_result"] = job.keep_result
+    facts |= {name: getattr(job, name) for name in _LEFT_OUT}
     if job.result is not None:
         facts["result"] = json.loads(job.result)
     return facts | {"attempts": [attempt.to_dict() for attempt in attempts]}

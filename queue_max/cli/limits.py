@@ -119,8 +119,10 @@ def open_breaker(ctx: click.Context, /, name: str, seconds: float | None) -> Non
 @click.pass_context
 def close_breaker(ctx: click.Context, /, name: str) -> None:
     """Let pass all jobs behind the breaker NAME, and forget its failures."""
-    open_queue(ctx).breakers.close(name)
-    output.say(f"  Breaker {name} is closed.")
+    breakers = open_queue(ctx).breakers
+    is_known = name in breakers.list()
+    breakers.close(name)
+    output.say(f"  Breaker {name} is closed{'' if is_known else ', and was: it never failed'}.")
 
 
 @click.command()

@@ -279,7 +279,7 @@ class Bounds:
                 yield from ((age, shard_id) for age in found)
 
     def _drop_some(self, head: Headcount, shard_id: int, job_ids: Sequence[int]) -> int:
-        since, dropped = head.counts_begun, 0
+        since, dropped = head.counts_ended, 0
         with suppress(ShardError):
             with self._store.writing(shard_id) as unit:
                 found = unit.waiting.cancel(job_ids, DROPPED)

@@ -70,6 +70,8 @@ class Headcount:
         self._counted: dict[int, _Counted] = {}
         self.counts_begun = 0
         """The number of the count that began last."""
+        self.counts_ended = 0
+        """The number of the count that ended last."""
         self._last_whole = 0
         """The number of the last count that went through all shards."""
         self._is_full = False
@@ -113,6 +115,7 @@ class Headcount:
             is_whole = self._count_while_full(more, last_ids)
             now = self._clock()
             self._is_full = self.excess(more, last_ids) > 0
+            self.counts_ended = self.counts_begun
             rest = (now - begun) / COUNTING
             self._rests_until = now + (max(rest, REST) if self._is_full else rest)
             if is_whole:
@@ -145,7 +148,7 @@ class Headcount:
         return self._known(shard_id).last_id - last_ids[shard_id]
 
     def dropped(self, shard_id: int, number: int, since: int) -> None:
-        """Note that so many of a shard wait no more; `since` was `counts_begun` before."""
+        """Note that so many of a shard wait no more; `since` was `counts_ended` before."""
         with self._lock:
             known = self._counted.get(shard_id)
             if known is None:

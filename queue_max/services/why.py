@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from queue_max.domain import gates
-from queue_max.domain.clock import later, to_text
+from queue_max.domain.clock import from_text, later, to_text
 from queue_max.domain.job import Job, JobStatus
 from queue_max.domain.reasons import Explanation, Kind, Reason
 from queue_max.domain.reference import JobRef
@@ -40,6 +40,7 @@ class WhyService:
         breakers: Breakers,
         permits: Permits,
         roster: Roster,
+        lease_time: timedelta,
     ) -> None:
         self._store = store
         self._inspection = inspection
@@ -48,6 +49,7 @@ class WhyService:
         self._breakers = breakers
         self._permits = permits
         self._roster = roster
+        self._lease_time = lease_time
 
     def why(self, job: object) -> Explanation:
         """Tell why a job does not run; JobNotFoundError when there is none."""
@@ -67,18 +69,33 @@ class WhyService:
         if job.is_terminal:
             yield _ended(job)
         elif job.is_processing:
-            facts = {
-                "worker_id": job.worker_id,
-                "since": job.started_at,
-                "heard_of_at": job.heartbeat,
-            }
-            text = (
-                f"it runs: {job.worker_id} has it since {job.started_at}, and was last heard of at "
-                f"{job.heartbeat}"
-            )
-            yield Reason(Kind.RUNNING, text, facts)
+            yield self._runs(job)
         else:
             yield from self._waits(job)
+
+    def _runs(self, job: Job) -> Reason:
+        with self._store.reading(job.shard_id) as unit:
+            since = from_text(job.heartbeat) if job.heartbeat else unit.now
+            silence = unit.now - since
+        is_silent = silence > self._lease_time
+        facts = {
+            "worker_id": job.worker_id,
+            "since": job.started_at,
+            "heard_of_at": job.heartbeat,
+            "is_silent": is_silent,
+        }
+        text = (
+            f"it runs: {job.worker_id} has it since {job.started_at}, and was last heard of at "
+            f"{job.heartbeat}"
+        )
+        if is_silent:
+            text += f": silent for {silence.total_seconds():.0f} s, it may be dead; "
+            text += (
+                "another worker takes the job over within seconds"
+                if self._roster.present()
+                else "no other worker lives to take the job over; `queue-max worker` starts one"
+            )
+        return Reason(Kind.RUNNING, text, facts)
 
     def _waits(self, job: Job) -> Iterator[Reason]:
         with self._store.reading(job.shard_id) as unit:

@@ -29,7 +29,7 @@ def fail_next(queue: Queue) -> None:
 
 def rows(result: Result) -> list[list[str]]:
     """Read the cells of a table, payload and error being one."""
-    return [line.split(maxsplit=5) for line in result.stdout.splitlines()[2:]]
+    return [line.split(maxsplit=6) for line in result.stdout.splitlines()[2:]]
 
 
 # enqueue
@@ -216,20 +216,23 @@ def test_jobs_are_listed_by_state(
 ) -> None:
     result = cli("list", *options)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [row[0] for row in rows(result)] == ids
+    assert [row[1] for row in rows(result)] == ids
 
 
 def test_the_table_tells_what_a_job_is(cli: Cli, listed_queue: Queue) -> None:
     header, _line, row = cli("list").stdout.splitlines()
-    assert header.split() == ["ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error"]
-    assert row.split(maxsplit=5) == ["1", "0", "failed", "0", "1/4", '{"n": 1}  Error: it broke']
+    names = ["Key", "ID", "Shard", "Status", "Priority", "Attempts", "Payload", "Error"]
+    assert header.split() == names
+    told = ["0-1", "1", "0", "failed", "0", "1/4", '{"n": 1}  Error: it broke']
+    assert row.split(maxsplit=6) == told
+    assert cli("show", "0-1").exit_code == 0
 
 
 def test_the_table_tells_how_many_attempts_were_made(cli: Cli, queue: Queue) -> None:
     queue.enqueue({}, max_retries=1)
     queue.pop_job("w")
     queue.enqueue({}, max_retries=0)
-    assert {row[4] for row in rows(cli("list", "--status", "all"))} == {"0/1", "1/2"}
+    assert {row[5] for row in rows(cli("list", "--status", "all"))} == {"0/1", "1/2"}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,7 @@ def test_the_table_tells_why_a_job_failed_in_one_line(
     assert job is not None
     queue.fail_job(job.id, job.shard_id, error, permanent=True)
     (row,) = rows(cli("list"))
-    assert row[5] == f"{{}}       {shown}"
+    assert row[6] == f"{{}}       {shown}"
 
 
 @pytest.mark.parametrize(
@@ -285,9 +288,9 @@ def test_the_table_shows_no_more_than_the_beginning_of_a_long_payload(
 ) -> None:
     queue.enqueue({"text": "x" * 500})
     (row,) = rows(cli("list", "--status", "pending"))
-    assert row[5].startswith('{"text": "xxx')
-    assert row[5].endswith("…")
-    assert len(row[5]) < 100
+    assert row[6].startswith('{"text": "xxx')
+    assert row[6].endswith("…")
+    assert len(row[6]) < 100
 
 
 def test_the_limit_holds_over_all_shards(cli: Cli, queue: Queue) -> None:
@@ -374,9 +377,14 @@ def test_all_that_is_known_of_a_job_is_shown(cli: Cli, queue: Queue, tried_twice
         "Job ID": "1",
         "Status": "processing",
         "Queue": "default",
+        "Task": "-",
         "Pagina ID": "1",
         "Priority": "2",
         "Attempts": "2/5",
+        "Concurrency key": "-",
+        "Rate key": "-",
+        "Breaker": "-",
+        "Held by": "-",
         "Worker": "bo",
         "Created at": job.created_at,
         "Due at": job.next_retry_at or "-",
@@ -416,12 +424,32 @@ def test_json_shows_the_facts_of_a_job_and_its_attempts(
     assert shown == job.to_dict() | {
         "key": tried_twice,
         "queue": "default",
+        "task": None,
+        "concurrency_key": None,
+        "rate_key": None,
+        "breaker": None,
+        "held_by": None,
         "fence": 2,
         "retry_policy": None,
         "keep_result": None,
         "attempts": [attempt.to_dict() for attempt in queue.get_attempts(tried_twice)],
     }
     assert (shown["status"], shown["progress"]) == ("processing", 12.5)
+
+
+def test_what_may_hold_a_job_back_is_shown(cli: Cli, queue: Queue) -> None:
+    options = {"concurrency_key": "ada", "rate_key": "token-7", "breaker": "stripe"}
+    queue.enqueue({}, task="shop.pay", **options)
+    key = queue.enqueue({}, task="shop.pay", **options).key
+    named = facts(cli("show", key))
+    assert named["Task"] == "shop.pay"
+    assert [named[name] for name in ("Concurrency key", "Rate key", "Breaker")] == [
+        *("ada", "token-7", "stripe")
+    ]
+    assert named["Held by"] == "others of the concurrency key ada"
+    told = json.loads(cli("show", key, "--json").stdout)
+    assert options.items() <= told.items()
+    assert (told["task"], told["held_by"]) == ("shop.pay", "key:ada")
 
 
 @pytest.mark.parametrize(

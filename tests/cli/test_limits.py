@@ -94,6 +94,9 @@ def test_breakers_are_shown_opened_and_closed(cli: Cli, queue: Queue) -> None:
     assert 0 < for_a_time["next_probe_in"] <= 60
     assert "by hand" in cli("breakers").stdout
     assert not queue.is_healthy
+    assert cli("breakers", "close", "strype").stderr == (
+        "  Breaker strype is closed, and was: it never failed.\n"
+    )
     cli("breakers", "close", "default")
     assert queue.services.controls.refresh().breakers["default"].is_content
 

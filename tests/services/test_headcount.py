@@ -27,6 +27,8 @@ class Model:
     counts: int = 0
     now: float = 100.0
     unreadable: set[int] = field(default_factory=set)
+    meanwhile: list[Callable[[], object]] = field(default_factory=list)
+    """What happens while something is counted, one at a time."""
 
     def clock(self) -> float:
         return self.now
@@ -38,6 +40,8 @@ class Model:
 
         def count(at_most: int, queue: str | None) -> int:
             self.counts += 1
+            if self.meanwhile:
+                self.meanwhile.pop()()
             number = self.waiting[shard_id] + (0 if queue else self.others[shard_id])
             return min(number, at_most)
 
@@ -99,7 +103,7 @@ def take(step: Step, model: Model, head: Headcount) -> None:
         case "count":
             head.count(number, model.last_ids())
         case "drop":
-            since = head.counts_begun - (number == 4)  # a count began meanwhile
+            since = head.counts_ended - (number == 4)  # a count began meanwhile
             model.waiting[shard_id] -= gone
             head.dropped(shard_id, gone, since)
 
@@ -131,6 +135,21 @@ def test_after_a_count_of_all_it_finds_room_where_there_is_some(steps: list[Step
             while head.excess(number, last_ids) and not head.has_counted_since(before):
                 model.now += head.count(number, last_ids)
             assert bool(head.excess(number, last_ids)) == (sum(model.waiting) + number > LIMIT)
+
+
+def test_what_is_dropped_while_a_count_goes_on_is_not_subtracted_twice(model: Model) -> None:
+    head, since = model.head(), []
+
+    def drop() -> None:
+        since.append(head.counts_ended)
+        model.waiting[0] -= 2
+
+    model.come(0, LIMIT)
+    model.meanwhile = [drop]
+    head.count(1, model.last_ids())
+    head.dropped(0, 2, *since)
+    model.come(0, 2)
+    assert head.excess(1, model.last_ids())
 
 
 def test_as_long_as_the_ids_leave_room_nothing_is_counted(

@@ -1,6 +1,7 @@
 """Each thing that can hold a job back, told as data and in words."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -49,7 +50,9 @@ def why(
     permits: Permits,
     roster: Roster,
 ) -> WhyService:
-    return WhyService(store, inspection, controls, rates, breakers, permits, roster)
+    return WhyService(
+        store, inspection, controls, rates, breakers, permits, roster, timedelta(seconds=30)
+    )
 
 
 @pytest.fixture
@@ -125,6 +128,25 @@ def test_a_job_that_runs_or_has_ended_says_so(
     assert kinds(ended) == [Kind.ENDED]
     assert "cancelled" in str(ended)
     assert "no need" in str(ended)
+
+
+def test_a_job_whose_worker_is_silent_tells_who_takes_it_over(
+    why: WhyService,
+    intake: IntakeService,
+    dispatch: DispatchService,
+    clock: FakeClock,
+    roster: Roster,
+) -> None:
+    handle = intake.submit({"payload": {}})
+    claimed(dispatch)
+    clock.advance(30)
+    assert not why.why(handle).reasons[0].facts["is_silent"]
+    clock.advance(1)
+    [reason] = why.why(handle).reasons
+    assert reason.facts["is_silent"]
+    assert "silent for 31 s, it may be dead; another worker takes the job over" in reason.text
+    roster.leave("host-1")
+    assert "no other worker lives" in str(why.why(handle))
 
 
 def test_a_pause_tells_its_reason(ask: Ask, limits: LimitService) -> None:
