@@ -53,7 +53,7 @@ class Room:
         with suppress(OSError):  # another time, then
             file = os.open(self._reserve, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             try:
-                os.write(file, bytes(RESERVE))
+                _allocate(file, RESERVE)
             finally:
                 os.close(file)
             self._is_given_up = False
@@ -64,3 +64,11 @@ class Room:
             self._reserve.unlink()
             self._is_given_up = True
             logger.error("the disk of %s is full: jobs that run can end, no other", self._folder)
+
+
+def _allocate(file: int, size: int) -> None:
+    """Take room on the disk for a file; where the system cannot do just that, by writing it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.write(file, bytes(size))

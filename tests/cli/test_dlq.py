@@ -288,10 +288,10 @@ def test_nothing_that_is_shown_steers_a_terminal(cli: Cli, queue: Queue) -> None
     assert r"\x1b[31mred\r\x9b" in shown
 
 
-def test_letters_are_shown_whatever_the_encoding_of_stdout(run: Run, queue: Queue) -> None:
+def test_letters_are_shown_whatever_the_encoding_of_stdout(run_anew: Run, queue: Queue) -> None:
     key = bury(queue, "漢" * 100, text="漢\ud800")
     for command in (["list"], ["show", key], ["show", key, "--json"], ["export"]):
-        ran = run("dlq", *command, PYTHONIOENCODING="ascii")
+        ran = run_anew("dlq", *command, PYTHONIOENCODING="ascii")
         assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -525,10 +525,10 @@ def test_a_file_of_letters_is_read_by_its_owner_only(
 
 
 def test_a_file_is_in_utf_8_whatever_the_encoding_of_stdout(
-    run: Run, queue: Queue, tmp_path: Path
+    run_anew: Run, queue: Queue, tmp_path: Path
 ) -> None:
     bury(queue, "漢")
-    assert run("dlq", "export", "letters.jsonl", PYTHONIOENCODING="ascii").returncode == 0
+    assert run_anew("dlq", "export", "letters.jsonl", PYTHONIOENCODING="ascii").returncode == 0
     assert "漢" in (tmp_path / "letters.jsonl").read_text("utf-8")
 
 

@@ -249,41 +249,43 @@ def test_a_locked_shard_is_an_error_of_the_database_and_can_still_be_read(
 
 @pytest.mark.usefixtures("_no_power")
 def test_a_folder_where_nothing_may_be_made_is_an_error_of_the_database(
-    run: Run, tmp_path: Path
+    run_anew: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     new = tmp_path / "closed" / "data"
-    assert_fault(run(*ENQUEUE, "--data-dir", new), 3, str(new))
+    assert_fault(run_anew(*ENQUEUE, "--data-dir", new), 3, str(new))
     assert not new.exists()
 
 
 @pytest.mark.usefixtures("_no_power")
 @pytest.mark.parametrize("command", [ENQUEUE, WORKER, ["retry"]])
 def test_files_that_may_not_be_written_are_an_error_of_the_database(
-    run: Run, make_queue: MakeQueue, data_dir: Path, command: list[str]
+    run_anew: Run, make_queue: MakeQueue, data_dir: Path, command: list[str]
 ) -> None:
     make_queue(shards=1).close()
     for path in data_dir.iterdir():
         path.chmod(0o444)
     data_dir.chmod(0o555)
-    assert_fault(run(*command), 3, str(data_dir))
+    assert_fault(run_anew(*command), 3, str(data_dir))
 
 
 @pytest.mark.usefixtures("_no_power")
 @pytest.mark.parametrize("command", [["stats"], ENQUEUE, ["db", "check"], ["db", "upgrade"]])
 def test_a_data_dir_that_may_not_be_looked_into_is_an_error_of_the_database(
-    run: Run, make_queue: MakeQueue, data_dir: Path, command: list[str]
+    run_anew: Run, make_queue: MakeQueue, data_dir: Path, command: list[str]
 ) -> None:
     make_queue(shards=1).close()
     data_dir.chmod(0o000)
-    assert_fault(run(*command), 3, str(data_dir))
+    assert_fault(run_anew(*command), 3, str(data_dir))
 
 
 @pytest.mark.usefixtures("_no_power")
-def test_an_env_file_that_may_not_be_read_is_a_usage_error(run: Run, make_queue: MakeQueue) -> None:
+def test_an_env_file_that_may_not_be_read_is_a_usage_error(
+    run_anew: Run, make_queue: MakeQueue
+) -> None:
     make_queue(shards=1)
     Path(".env").touch(mode=0o000)
-    assert_fault(run("stats"), 2, ".env")
+    assert_fault(run_anew("stats"), 2, ".env")
 
 
 @pytest.mark.parametrize(
@@ -326,17 +328,17 @@ def gone(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("gone")
 @pytest.mark.parametrize("command", [["stats"], ENQUEUE, WORKER, ["db", "check"]])
-def test_a_relative_data_dir_needs_a_current_folder(run: Run, command: list[str]) -> None:
-    ran = run(*command, DATA_DIR="mine")
+def test_a_relative_data_dir_needs_a_current_folder(run_anew: Run, command: list[str]) -> None:
+    ran = run_anew(*command, DATA_DIR="mine")
     assert_fault(ran, 2, "DATA_DIR='mine': should be an absolute path", "current folder")
-    assert_fault(run(*command, DATA_DIR=""), 2, "DATA_DIR='data': should be an absolute path")
+    assert_fault(run_anew(*command, DATA_DIR=""), 2, "DATA_DIR='data': should be an absolute path")
 
 
 def test_an_absolute_data_dir_needs_no_current_folder(
-    run: Run, make_queue: MakeQueue, gone: Path
+    run_anew: Run, make_queue: MakeQueue, gone: Path
 ) -> None:
     make_queue(shards=1)
-    assert run("stats").returncode == 0
+    assert run_anew("stats").returncode == 0
 
 
 # Where it prints
@@ -379,12 +381,12 @@ def read_some(terminal: IO[bytes]) -> bytes:
 def test_a_terminal_is_shown_a_drawn_table(
     in_terminal: Callable[..., str], make_queue: MakeQueue, command: list[str]
 ) -> None:
-    make_queue(shards=1).enqueue({"text": "[red]x[/red] [link=http://example.org]y[/link]"})
+    make_queue(shards=1).enqueue({"text": "[red]x[/red] [link=http://x.org]y"})
     shown = in_terminal(*command)
     assert "│" in shown
     assert "┃" in shown
     if command[0] == "list":
-        assert '{"text": "[red]x[/red] [link=http://example.org]y[/link]"}' in shown
+        assert '{"text": "[red]x[/red] [link=http://x.org]y"}' in shown
 
 
 def test_a_terminal_is_shown_no_colour_when_none_is_wanted(
@@ -490,7 +492,9 @@ def test_the_program_runs_without_stdout(program: list[str], make_queue: MakeQue
 # Interrupted
 
 
-def test_ctrl_c_ends_a_command_quietly(program: list[str], run: Run, make_queue: MakeQueue) -> None:
+def test_ctrl_c_ends_a_command_quietly(
+    program: list[str], run_anew: Run, make_queue: MakeQueue
+) -> None:
     make_queue(shards=1)
     program[-1] = (
         "import os, signal\n"
@@ -499,7 +503,7 @@ def test_ctrl_c_ends_a_command_quietly(program: list[str], run: Run, make_queue:
         "Queue.get_stats = lambda self: os.kill(os.getpid(), signal.SIGINT)\n"
         f"{program[-1]}"
     )
-    ran = run("stats")
+    ran = run_anew("stats")
     assert (ran.returncode, ran.stdout, ran.stderr.strip()) == (130, "", "")
 
 

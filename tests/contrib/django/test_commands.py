@@ -15,7 +15,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from support.django_project.shop import tasks
-from support.programs import JOBS, eventually, read_until
+from support.programs import JOBS, WarmProgram, eventually, read_until
 
 import queue_max
 from queue_max import Queue
@@ -33,6 +33,15 @@ if __name__ == "__main__":
 
     execute_from_command_line(sys.argv)
 """
+
+RUN_SCRIPT = "sys.path.insert(0, folder); runpy.run_path(words[0], run_name='__main__')"
+
+ROOT = Path(queue_max.__file__).parents[1]
+
+VARIABLES = {
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    "PYTHONWARNINGS": "error",
+}
 
 LATE = """
 from queue_max.contrib.django import task
@@ -61,21 +70,20 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
+def environment(data_dir: Path) -> dict[str, str]:
+    return os.environ | VARIABLES | {"SHOP_DATA": str(data_dir)}
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
     """Start `manage.py` with pipes; none outlives the test, nor a minute."""
     (tmp_path / "manage.py").write_text(MANAGE)
-    root = Path(queue_max.__file__).parents[1]
-    env = os.environ | {
-        "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}",
-        "SHOP_DATA": str(data_dir),
-        "PYTHONWARNINGS": "error",
-    }
     started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
 
     def popen(*words: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "manage.py", *map(str, words)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         started.append((process, threading.Timer(60, process.kill)))
         started[-1][1].start()
@@ -89,12 +97,33 @@ def start(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def run(start: Start) -> Run:
+def run_anew(start: Start) -> Run:
     def call(*words: object) -> "subprocess.CompletedProcess[str]":
         process = start(*words)
         out, err = process.communicate(timeout=60)
         assert "Traceback" not in err
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def warm_manage() -> Iterator[WarmProgram]:
+    command = "queue_max.contrib.django.management.commands.queue_worker"
+    warm = WarmProgram(f"import django.core.management, runpy, {command}", RUN_SCRIPT, VARIABLES)
+    yield warm
+    warm.end()
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: dict[str, str], warm_manage: WarmProgram) -> Run:
+    """As `run_anew`, in less time; it starts no processes of its own."""
+    (tmp_path / "manage.py").write_text(MANAGE)
+
+    def call(*words: object) -> "subprocess.CompletedProcess[str]":
+        done = warm_manage.run("manage.py", *words, variables=environment)
+        assert "Traceback" not in done.stderr
+        return done
 
     return call
 
@@ -115,10 +144,10 @@ def test_a_worker_runs_the_tasks_of_all_installed_apps(queue: Queue, run: Run) -
     assert [each.return_value for each in results] == ["ada", 1]
 
 
-def test_worker_processes_set_django_up(queue: Queue, run: Run) -> None:
+def test_worker_processes_set_django_up(queue: Queue, run_anew: Run) -> None:
     handle = tasks.query.delay()
     result = tasks.add.enqueue(1)
-    done = run("queue_worker", "--burst", "--processes=2", "--workers=2")
+    done = run_anew("queue_worker", "--burst", "--processes=2", "--workers=2")
     assert done.returncode == 0, done.stderr
     assert "Starting 2 process(es)." in done.stderr
     assert queue.get_result(handle, 0) == 1
@@ -126,11 +155,11 @@ def test_worker_processes_set_django_up(queue: Queue, run: Run) -> None:
     assert result.return_value == 1
 
 
-def test_processes_for_single_jobs_set_django_up(queue: Queue, run: Run) -> None:
+def test_processes_for_single_jobs_set_django_up(queue: Queue, run_anew: Run) -> None:
     handle = tasks.query.delay()
     with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": {"retry_delay": 0}}}):
         result = tasks.flaky.enqueue(2)
-    done = run("queue_worker", "--burst", "--isolation=process")
+    done = run_anew("queue_worker", "--burst", "--isolation=process")
     assert done.returncode == 0, done.stderr
     assert queue.get_result(handle, 0) == 1
     result.refresh()
