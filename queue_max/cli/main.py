@@ -43,7 +43,8 @@ _ALL = (
 )
 
 for command in _ALL:
-    command.context_settings |= _HELP  # it keeps the words it was first asked with, by any program
+    # Each by itself: it keeps the words it was first asked with, by whatever program.
+    command.context_settings = {**command.context_settings, **_HELP}
     commands.add_command(command)
 
 

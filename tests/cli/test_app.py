@@ -173,6 +173,12 @@ def test_a_worker_takes_jobs_of_the_queues_it_is_told_and_leaves_when_these_are_
     assert [job.queue for job in queue.list_jobs()] == ["default"]
 
 
+def test_it_says_what_is_paused(run: Run, queue: Queue) -> None:
+    queue.pause("mail", reason="the provider moves")
+    ran = run("worker", "--function", "builtins:print", "--burst")
+    assert "  queue:mail is paused: the provider moves; `queue-max resume mail`" in ran.stderr
+
+
 def test_queues_that_are_none_are_refused_before_anything_is_started(run: Run) -> None:
     ran = run("worker", "--function", "builtins:print", "--queues", "news,news")
     assert ran.returncode == 2
