@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,all
 BIN := $(VENV)/bin
-# Tests spend much of their time waiting for processes and disks. Those of one file share what they
+# Tests spend some of their time waiting for processes and disks. Those of one file share what they
 # have prepared, so they stay together.
-JOBS ?= 4
+JOBS ?= 3
+# Many containers forbid .pyc files: then each of the programs that are run here compiles all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check format chaos mutations bench bench-smoke bench-full wheel clean help
 
