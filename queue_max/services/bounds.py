@@ -184,9 +184,12 @@ class Bounds:
     def _make_room(self, call: _Call) -> tuple[Headcount, int] | None:
         """Find room, or make it; else tells what is short, as `_shortage` does."""
         short = self._shortage(call)
-        while short is not None and self._drops and self._drop(*short):
+        while short is not None and self._drops:
+            has_dropped = self._drop(*short)
             call.begin_anew()
             short = self._shortage(call)
+            if not has_dropped:
+                break
         if short is None:
             for head, number in call.need.items():
                 head.admitted += number
@@ -256,18 +259,24 @@ class Bounds:
 
     # Making room
 
-    def _drop(self, head: Headcount, number: int) -> int:
-        """Cancel so many jobs that wait, the least urgent ones; gives how many it were."""
+    def _drop(self, head: Headcount, number: int) -> bool:
+        """Cancel so many jobs that wait, the least urgent ones.
+
+        Tells whether they wait no more, some at least: others may have been there first.
+        """
         chosen: dict[int, list[int]] = defaultdict(list)
         for (_, _, job_id), shard_id in sorted(self._oldest(head, number))[:number]:
             chosen[shard_id].append(job_id)
-        dropped = 0
+        if not chosen:
+            head.doubt()
+        done = []
         for shard_id, job_ids in chosen.items():
             for at in range(0, len(job_ids), AT_ONCE):
-                dropped += self._drop_some(head, shard_id, job_ids[at : at + AT_ONCE])
-        self.dropped += dropped
-        logger.info("%d jobs were dropped: the queue was full", dropped)
-        return dropped
+                with suppress(ShardError):
+                    done.append(self._drop_some(head, shard_id, job_ids[at : at + AT_ONCE]))
+        self.dropped += sum(done)
+        logger.info("%d jobs were dropped: the queue was full", sum(done))
+        return bool(done)
 
     def _oldest(self, head: Headcount, number: int) -> Iterator[tuple[Age, int]]:
         for shard_id in self._store.shard_ids:
@@ -279,12 +288,10 @@ class Bounds:
                 yield from ((age, shard_id) for age in found)
 
     def _drop_some(self, head: Headcount, shard_id: int, job_ids: Sequence[int]) -> int:
-        since, dropped = head.counts_ended, 0
-        with suppress(ShardError):
-            with self._store.writing(shard_id) as unit:
-                found = unit.waiting.cancel(job_ids, DROPPED)
-            dropped = found
-            head.dropped(shard_id, dropped, since)
+        since = head.counts_ended
+        with self._store.writing(shard_id) as unit:
+            dropped = unit.waiting.cancel(job_ids, DROPPED)
+        head.dropped(shard_id, dropped, since)
         return dropped
 
 

@@ -160,6 +160,11 @@ class Headcount:
                 del self._counted[shard_id]
                 self._rests_until = -math.inf
 
+    def doubt(self) -> None:
+        """Do not go by the last count any more: no job was found of those that it found."""
+        with self._lock:
+            self._rests_until = -math.inf
+
     def _note_how_many_left(self, now: float, last_ids: Mapping[int, int]) -> None:
         waiting = sum(self._counted[shard_id].waiting for shard_id in last_ids)
         if waiting > self.limit:

@@ -394,6 +394,52 @@ def test_a_queue_that_is_much_too_full_is_brought_to_its_bound(
 
 
 @drop
+def test_who_comes_too_late_to_drop_a_job_drops_another_one(
+    intake: IntakeService,
+    bounds: Bounds,
+    store: Store,
+    in_state: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(intake)
+    find = bounds._oldest
+    forestalled: list[int] = []
+
+    def find_and_be_forestalled(*question: Any) -> list[Any]:
+        found = list(find(*question))
+        if not forestalled:
+            with store.writing(0) as unit:
+                forestalled.append(unit.waiting.cancel([found[0][0][2]], DROPPED))
+        return found
+
+    monkeypatch.setattr(bounds, "_oldest", find_and_be_forestalled)
+    intake.submit(number(3))
+    assert in_state(JobStatus.PENDING)[-1] == 3
+    assert forestalled == [1]
+
+
+@drop
+def test_where_no_job_waits_any_more_there_is_room(
+    intake: IntakeService,
+    bounds: Bounds,
+    claim: Callable[..., Job | None],
+    in_state: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(intake)
+    find = bounds._oldest
+
+    def find_too_late(*question: Any) -> list[Any]:
+        while claim() is not None:
+            pass
+        return list(find(*question))
+
+    monkeypatch.setattr(bounds, "_oldest", find_too_late)
+    intake.submit(number(3))
+    assert in_state(JobStatus.PENDING) == [3]
+
+
+@drop
 @pytest.mark.parametrize("max_pending", [50])
 def test_who_drops_waits_for_no_count(intake: IntakeService, clock: FakeClock) -> None:
     begun = clock.now
