@@ -54,7 +54,7 @@ RESTS = (0.25, 10.0)
 _NONE_KNOWN: Mapping[int, int] = {}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shard:
     id: int
     ended: deque[Ended] = field(default_factory=deque)
@@ -66,9 +66,12 @@ class _Shard:
     hints: int = 0
     takes_one: bool = False
     """Its most urgent job was one that is never buffered: the next may be, too."""
+    look_at: float = 0.0
+    """When to see next whether jobs are due there, of which nobody has told."""
     rests_until: float = 0.0
     refusals: int = 0
     error: ShardError | None = None
+    """Why it rests; None where it is busy."""
 
 
 class Dispatcher:
@@ -127,7 +130,6 @@ class Dispatcher:
         self._turn = 0
         self._exchanges = 0
         self._is_looking = False
-        self._look_at = 0.0
         self._lines: frozenset[Line] = frozenset()
         """Where jobs are held, in any shard."""
 
@@ -187,7 +189,8 @@ class Dispatcher:
             now = self._clock()
             if stopping.is_set() or self._has_ready() or self._next_shard(now) is not None:
                 return
-            moments = [self._look_at - now, *self._rests(now), *filter(None, closed_for)]
+            looks = (each.look_at - now for each in self._shards)
+            moments = [*looks, *self._rests(now), *filter(None, closed_for)]
             self._waiting += 1
             try:
                 self._changed.wait(max(0.0, min(longest, *moments)))
@@ -210,7 +213,8 @@ class Dispatcher:
                 self._note_lines(self._shards[shard_id], frozenset(lines))
                 return
             if shard_id is None:
-                self._look_at = 0.0
+                for each in self._shards:
+                    each.look_at = 0.0
             else:
                 shard = self._shards[shard_id]
                 shard.may_have_jobs |= self._names
@@ -495,8 +499,8 @@ class Dispatcher:
         self._note_lines(shard, frozenset(harvest.lines))
         if harvest.due_in is not None:
             look_at = self._clock() + harvest.due_in
-            if look_at < self._look_at:
-                self._look_at = look_at
+            if look_at < shard.look_at:
+                shard.look_at = look_at
                 self._changed.notify()  # who waits goes by the time of before
 
     def _note_lines(self, shard: _Shard, lines: frozenset[Line]) -> None:
@@ -529,57 +533,54 @@ class Dispatcher:
     # Looking, without a lock
 
     def _look(self, look_every: float) -> bool:
-        """Look for due jobs in all shards, one thread at a time; False when there are none."""
+        """Look for due jobs where it is time to, one thread at a time; False when none are."""
         with self._lock:
             now = self._clock()
-            if self._is_looking or now < self._look_at:
+            chosen = [each for each in self._shards if each.look_at <= now]
+            if self._is_looking or not chosen:
                 return False
             self._is_looking = True
-            self._look_at = math.inf
-            resting = {shard.id for shard in self._shards if shard.rests_until > now}
-        pause, found, refusals = look_every, False, []
-        seen: list[tuple[int, ShardError | None]] = []
+            resting = [each for each in self._shards if each.rests_until > now]
+            for shard in chosen:
+                shard.look_at = math.inf  # whoever says meanwhile that it is to be sooner is heard
         try:
-            for shard in self._shards:
-                if shard.id in resting:
-                    refusals.append(shard.error)
-                    continue
-                try:
-                    pause = min(pause, self._look_into(shard))
-                    found = found or bool(shard.may_have_jobs)
-                    seen.append((shard.id, None))
-                except ShardError as error:
-                    refusals.append(error)
-                    self._refused(shard, error)
-                    seen.append((shard.id, error))
+            seen = {each.id: self._look_into(each) for each in chosen if each not in resting}
         finally:
             with self._lock:
                 self._is_looking = False
-                self._look_at = min(self._look_at, self._clock() + pause)
-                if found:
+                now = self._clock()
+                for shard in chosen:
+                    shard.look_at = min(shard.look_at, now + look_every)
+                has_found_some = any(shard.may_have_jobs for shard in chosen)
+                if has_found_some:
                     self._changed.notify_all()
         self._tell_of_shards(seen)
-        errors = [error for error in refusals if error is not None]
+        errors = [*filter(None, (*seen.values(), *(shard.error for shard in resting)))]
         if len(errors) == len(self._shards):
             raise errors[0]
-        return found
+        return has_found_some
 
-    def _tell_of_shards(self, seen: Iterable[tuple[int, ShardError | None]]) -> None:
-        for shard_id, error in seen:
+    def _tell_of_shards(self, seen: Mapping[int, ShardError | None]) -> None:
+        for shard_id, error in seen.items():
             if error is None:
                 self._watch.served(shard_id, at_reading=True)
             else:
                 self._watch.refused(shard_id, error, at_reading=True)
 
-    def _look_into(self, shard: _Shard) -> float:
-        """See whether a shard has due jobs; gives the seconds until one will be."""
-        prospect = self._exchange.look(shard.id, self._names)
-        if prospect.due:
-            with self._lock:
+    def _look_into(self, shard: _Shard) -> ShardError | None:
+        """See whether a shard has due jobs, and else when; gives why it cannot be seen."""
+        try:
+            prospect = self._exchange.look(shard.id, self._names)
+        except ShardError as error:
+            self._refused(shard, error)
+            return error
+        with self._lock:
+            shard.look_at = min(shard.look_at, self._clock() + prospect.due_in)
+            if prospect.due:
                 shard.may_have_jobs |= prospect.due
                 self._note_lines(shard, frozenset())
                 shard.hints += 1
-        return prospect.due_in
+        return None
 
 
 def _is_soon(refusal: Refusal) -> bool:

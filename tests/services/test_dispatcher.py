@@ -736,12 +736,25 @@ def test_a_job_is_found_when_it_falls_due(take: Take, add: Add, clock: FakeClock
     must(take())
 
 
+@three_shards
+def test_only_the_shard_where_a_job_falls_due_is_looked_at(
+    take: Take, add: Add, clock: FakeClock, statements: list[str]
+) -> None:
+    add(delay=0.3)
+    assert take() is None
+    assert sum("EXISTS" in sql for sql in statements) == 3
+    clock.advance(0.31)
+    must(take())
+    assert sum("EXISTS" in sql for sql in statements) == 4
+
+
 def test_who_waits_is_woken_by_a_hint_and_by_being_told_to_stop(dispatcher: Dispatcher) -> None:
     stopping = threading.Event()
     for end in (lambda: dispatcher.hint(0), dispatcher.wake):
         waiting = threading.Thread(target=dispatcher.wait, args=(60.0, stopping))
         dispatcher._shards[0].may_have_jobs = frozenset()
-        dispatcher._look_at = float("inf")
+        for shard in dispatcher._shards:
+            shard.look_at = float("inf")
         waiting.start()
         while not dispatcher._changed._waiters:  # type: ignore[attr-defined]
             pass
