@@ -317,7 +317,7 @@ def test_many_events_at_once_are_all_handled(queue: Queue, bus: QueueEventBus) -
 def test_what_nobody_can_keep_up_with_is_dropped_and_counted(
     queue: Queue, bus: QueueEventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ROOM", 3)
+    monkeypatch.setattr("queue_max.contrib.events.delivery.ROOM", 3)
     entered, go = threading.Event(), threading.Event()
 
     @bus.on(JobEnqueued)

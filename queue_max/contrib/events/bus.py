@@ -1,155 +1,34 @@
-"""Events of a queue as types, on a bus (bubus) whose handlers hold up no worker."""
+"""The bus that calls handlers for the events of a queue."""
 
 import asyncio
 import atexit
 import inspect
 import logging
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain, count
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from bubus import EventBus
+
 from queue_max import checks, forking
+from queue_max.contrib.events.delivery import Delivery
+from queue_max.contrib.events.types import TYPES, QueueEvent, kinds_of
 from queue_max.domain.clock import to_text
 from queue_max.exceptions import ConfigurationError, QueueError
 from queue_max.queue import Queue
 
-try:
-    from bubus import BaseEvent, EventBus
-except ImportError as error:
-    raise ImportError(
-        "queue_max.contrib.events needs bubus: pip install 'queue-max[events]'"
-    ) from error
-
 logger = logging.getLogger(__name__)
-
-ROOM = 10_000
-"""Events that may wait for their handlers; what comes beyond is dropped."""
 
 CLOSING = 10.0
 """Seconds for which `close` waits for handlers, if nobody says otherwise."""
-
-LAST_WORDS = 1.0
-"""Seconds that handlers have to end in which were given up."""
-
-
-class QueueEvent(BaseEvent[None]):
-    """Something that happened in a queue."""
-
-
-class JobEvent(QueueEvent):
-    """Something that happened to a job."""
-
-    job_id: int
-    shard_id: int
-
-
-class JobEnqueued(JobEvent):
-    """A job was stored."""
-
-
-class JobStarted(JobEvent):
-    """A worker has begun with a job."""
-
-    worker_id: str
-
-
-class JobCompleted(JobEvent):
-    """A job is done."""
-
-
-class JobRetried(JobEvent):
-    """An attempt has failed; another follows."""
-
-    error: str
-
-
-class JobFailed(JobEvent):
-    """A job was given up."""
-
-    error: str
-
-
-class JobDeadLettered(JobEvent):
-    """A job that was given up has a dead letter."""
-
-    error: str
-    reason: str
-
-
-class JobCancelled(JobEvent):
-    """A job was called off."""
-
-    reason: str
-
-
-class JobRecovered(JobEvent):
-    """A job was taken from a worker that is silent or dead; its verdict follows."""
-
-    error: str
-
-
-class Alert(QueueEvent):
-    """Something needs a look, such as too many jobs that wait (QUEUE_SIZE)."""
-
-    alert_type: str
-    pending: int
-    threshold: int
-
-
-class CircuitOpened(QueueEvent):
-    """Jobs are held back, since too many have failed in a row."""
-
-    name: str
-    failures: int
-    error: str | None = None
-
-
-class CircuitClosed(QueueEvent):
-    """Jobs are let through again."""
-
-    name: str
-
-
-class ShardUnavailable(QueueEvent):
-    """A shard cannot serve."""
-
-    shard_id: int
-    error: str
-
-
-class ShardAvailable(QueueEvent):
-    """A shard serves again."""
-
-    shard_id: int
-
-
-TYPES: Mapping[str, type[QueueEvent]] = {
-    "job_enqueued": JobEnqueued,
-    "job_started": JobStarted,
-    "job_completed": JobCompleted,
-    "job_retried": JobRetried,
-    "job_failed": JobFailed,
-    "job_dead_lettered": JobDeadLettered,
-    "job_cancelled": JobCancelled,
-    "job_recovered": JobRecovered,
-    "alert": Alert,
-    "circuit_opened": CircuitOpened,
-    "circuit_closed": CircuitClosed,
-    "shard_unavailable": ShardUnavailable,
-    "shard_available": ShardAvailable,
-}
-"""Of each event of a queue, its type."""
 
 E = TypeVar("E", bound=QueueEvent)
 H = TypeVar("H", bound=Callable[..., object])
@@ -214,7 +93,7 @@ class QueueEventBus:
 
         In place of a type, its name or that of the event, or a pattern: "job_*", or "*" for all.
         """
-        kinds = _kinds(event_type)
+        kinds = kinds_of(event_type)
         if handler is None:
             return partial(self.on, event_type)
         checks.function("handler", handler)
@@ -251,7 +130,7 @@ class QueueEventBus:
         Raises TimeoutError after `timeout` seconds (None: never), and QueueError when the bus is
         closed meanwhile, or when a handler asks: it would wait for itself.
         """
-        kinds = _kinds(event_type)
+        kinds = kinds_of(event_type)
         if timeout is not None:
             checks.seconds("timeout", timeout, zero=True)
         found: Future[QueueEvent] = Future()
@@ -336,7 +215,7 @@ class QueueEventBus:
         for kinds, handler in self._handlers:
             for kind in kinds:
                 self._bus.on(kind, handler)
-        self._delivery: _Delivery | None = None
+        self._delivery: Delivery | None = None
         self._by_type: Counter[str] = Counter()
         self._errors = self._dropped = 0
         self._last: datetime | None = None
@@ -352,7 +231,7 @@ class QueueEventBus:
             if self._is_closed:
                 return
             if self._delivery is None:
-                self._delivery = _Delivery(self._bus, self._wal_path)
+                self._delivery = Delivery(self._bus, self._wal_path)
             if not self._delivery.take(partial(kind, **facts)):
                 self._dropped += 1
                 return
@@ -404,96 +283,6 @@ class QueueEventBus:
 _left_by_parents: list[object] = []
 
 
-class _Delivery:
-    """The thread, and the event loop on which bubus calls the handlers."""
-
-    def __init__(self, bus: EventBus, wal_path: Path | None) -> None:
-        self._bus = bus
-        self._wal_path = wal_path
-        self._waiting: deque[Callable[[], QueueEvent]] = deque()
-        self._is_ending = False
-        self._is_ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="queue-max-events", daemon=True)
-        self._thread.start()
-        self._is_ready.wait()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def is_current(self) -> bool:
-        return threading.current_thread() is self._thread
-
-    def take(self, make: Callable[[], QueueEvent]) -> bool:
-        """Have an event handled soon; False where too many wait."""
-        if len(self._waiting) >= ROOM:
-            return False
-        self._waiting.append(make)
-        self._wake()
-        return True
-
-    def ask(self, question: Callable[[], str]) -> str:
-        """Call that on the loop, for what nobody is to change meanwhile."""
-
-        async def answer() -> str:
-            return question()
-
-        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()
-
-    def stop(self, timeout: float | None) -> None:
-        """End when all was handled; after `timeout` seconds, whatever handlers do."""
-        self._is_ending = True
-        self._wake()
-        if self.is_current:
-            return
-        self._thread.join(timeout)
-        if self.is_alive:
-            logger.error("%s event(s) were not handled in time", len(self._waiting) + 1)
-            with suppress(RuntimeError):  # it has ended just now
-                self._loop.call_soon_threadsafe(self._task.cancel)
-            self._thread.join(LAST_WORDS)
-
-    def _wake(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the thread has ended
-            self._loop.call_soon_threadsafe(self._has_work.set)
-
-    def _run(self) -> None:
-        with suppress(asyncio.CancelledError):
-            asyncio.run(self._deliver())
-
-    async def _deliver(self) -> None:
-        self._loop, self._has_work = asyncio.get_running_loop(), asyncio.Event()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checker
-        self._task = task
-        self._is_ready.set()
-        while self._waiting or not self._is_ending:
-            if self._waiting:
-                await self._handle(self._waiting.popleft())
-            else:
-                self._has_work.clear()
-                if not self._waiting and not self._is_ending:
-                    await self._has_work.wait()
-        await self._bus.stop()
-
-    async def _handle(self, make: Callable[[], QueueEvent]) -> None:
-        """Give one event to bubus, which takes only so many at once, and wait for its handlers."""
-        try:
-            event = await self._bus.dispatch(make())
-            if self._wal_path is not None:
-                # bubus would do so in threads that keep a program from its end.
-                _append(self._wal_path, event.model_dump_json())
-        except Exception:
-            logger.exception("an event could not be handled, or not be written down")
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-
-
 def _look(
     found: Future[QueueEvent], predicate: Callable[[Any], object] | None, event: QueueEvent
 ) -> None:
@@ -506,25 +295,6 @@ def _look(
             raise
         except Exception as error:
             found.set_exception(error)
-
-
-def _kinds(event_type: object) -> list[type[QueueEvent]]:
-    """Give the types that are meant."""
-    found: list[type[QueueEvent]] = []
-    if isinstance(event_type, type) and issubclass(event_type, QueueEvent):
-        found = [kind for kind in TYPES.values() if issubclass(kind, event_type)]
-    elif isinstance(event_type, str):
-        found = [
-            kind
-            for name, kind in TYPES.items()
-            if fnmatchcase(name, event_type) or fnmatchcase(kind.__name__, event_type)
-        ]
-    if not found:
-        raise ConfigurationError(
-            f"event_type={checks.shown(event_type)}: should be a type of this module, or a "
-            f'pattern such as "job_*" that fits one of {", ".join(TYPES)}'
-        )
-    return found
 
 
 def _free_name(name: str) -> str:
