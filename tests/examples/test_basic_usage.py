@@ -1,13 +1,11 @@
 """The example of the first minutes, as a person runs it: each page has the outcome it should."""
 
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.slow
 
@@ -21,19 +19,7 @@ OUTCOMES = {
 }
 
 
-def run(*options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *options],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        cwd=CHECKOUT / "examples",
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def test_every_page_has_the_outcome_it_should_have() -> None:
+def test_every_page_has_the_outcome_it_should_have(run: Run) -> None:
     done = run("basic_usage.py")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -44,7 +30,7 @@ def test_every_page_has_the_outcome_it_should_have() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_it_says_so_if_one_has_not() -> None:
+def test_it_says_so_if_one_has_not(run: Run) -> None:
     spoilt = (
         "import basic_usage, sys; basic_usage.EXPECTED['good'] = ''; sys.exit(basic_usage.main())"
     )

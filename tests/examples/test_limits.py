@@ -1,31 +1,17 @@
 """The examples of limits, as a person runs them: every job has the outcome it should have."""
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.slow
 
 
-def run(*options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *options],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        cwd=CHECKOUT / "examples",
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def test_an_api_is_asked_no_more_often_than_it_allows_and_answers_every_question() -> None:
+def test_an_api_is_asked_no_more_often_than_it_allows_and_answers_every_question(run: Run) -> None:
     done = run("ai_rate_limited.py")
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"(\d+) answers from (\d+) calls, (\d+) of them refused", done.stdout)
@@ -36,7 +22,7 @@ def test_an_api_is_asked_no_more_often_than_it_allows_and_answers_every_question
     assert refused >= 2
 
 
-def test_it_says_so_if_there_were_too_many_calls() -> None:
+def test_it_says_so_if_there_were_too_many_calls(run: Run) -> None:
     spoilt = (
         "import sys, ai_rate_limited as it; api = it.Api()\n"
         "api.calls = [(n / 100, 'acme') for n in range(100)]\n"
@@ -47,7 +33,7 @@ def test_it_says_so_if_there_were_too_many_calls() -> None:
     assert "Not as expected: 100 calls within a second" in done.stderr
 
 
-def test_webhooks_arrive_once_and_in_order_though_an_account_is_down_for_a_while() -> None:
+def test_webhooks_arrive_once_and_in_order_though_an_account_is_down_for_a_while(run: Run) -> None:
     done = run("webhook_processor.py")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -59,7 +45,7 @@ def test_webhooks_arrive_once_and_in_order_though_an_account_is_down_for_a_while
     assert {account for account, found in counts.items() if int(found[2]) > 0} == {"bolts"}
 
 
-def test_it_says_so_if_an_event_is_lost() -> None:
+def test_it_says_so_if_an_event_is_lost(run: Run) -> None:
     spoilt = (
         "import sys, webhook_processor as it; taken = it.Receivers.receive\n"
         "def lose(self, account, event):\n"
