@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
@@ -38,6 +38,9 @@ class Rhythm:
         checks.instance("kwargs", self.kwargs, Mapping, "a dict")
 
 
+_RHYTHM = {each.name for each in fields(Rhythm)}
+
+
 class PeriodicTask(Task[P, R]):
     """A task with a schedule of the same name, which workers declare when they begin, and run."""
 
@@ -48,6 +51,7 @@ class PeriodicTask(Task[P, R]):
         version: int,
         options: TaskOptions,
         callbacks: Callbacks,
+        *,
         rhythm: Rhythm,
     ) -> None:
         super().__init__(function, name, version, options, callbacks)
@@ -80,7 +84,7 @@ class PeriodicTask(Task[P, R]):
             self.version,
             options,
             self._callbacks,
-            self.rhythm,
+            rhythm=self.rhythm,
         )
 
     def _when(self) -> dict[str, Any]:
@@ -154,22 +158,31 @@ def periodic_task(  # noqa: PLR0913 - the words of a schedule
     can be seen, paused and removed by `queue.schedules` and `queue-max schedules`. Further options
     are those of `@task`.
     """
-    if callable(interval):
+    rhythm = {
+        "interval": interval,
+        "cron": cron,
+        "tz": tz,
+        "misfire": misfire,
+        "misfire_cap": misfire_cap,
+        "overlap": overlap,
+        "args": args,
+        "kwargs": {} if kwargs is None else kwargs,
+    }
+    make = periodic_decorator(PeriodicTask, rhythm | task_options)
+    return cast("Callable[[Callable[P, R]], PeriodicTask[P, R]]", make)
+
+
+def periodic_decorator(
+    make: Callable[..., PeriodicTask[..., Any]], options: Mapping[str, Any]
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Give a decorator that has periodic tasks made; the options are those of `periodic_task`."""
+    if callable(options.get("interval")):
         raise ConfigurationError("periodic_task: write @periodic_task(...), with interval or cron")
-    for option in _KEYS & task_options.keys():
+    for option in _KEYS & options.keys():
         raise ConfigurationError(
-            f"{option}={checks.shown(task_options[option])}: the job of each time has a key of its "
+            f"{option}={checks.shown(options[option])}: the job of each time has a key of its "
             "own; for others, give it by using"
         )
-    rhythm = Rhythm(
-        interval=interval,
-        cron=cron,
-        tz=tz,
-        misfire=misfire,
-        misfire_cap=misfire_cap,
-        overlap=overlap,
-        args=args,
-        kwargs={} if kwargs is None else kwargs,
-    )
-    make = decorator(partial(PeriodicTask, rhythm=rhythm), **task_options)
-    return cast("Callable[[Callable[P, R]], PeriodicTask[P, R]]", make)
+    words = {name: given for name, given in options.items() if name in _RHYTHM}
+    rest = {name: given for name, given in options.items() if name not in _RHYTHM}
+    return decorator(partial(make, rhythm=Rhythm(**words)), **rest)

@@ -9,6 +9,6 @@ except ModuleNotFoundError as error:
 
 from queue_max.contrib.flask.app_queue import AppQueue
 from queue_max.contrib.flask.extension import QueueExtension
-from queue_max.contrib.flask.task import AppTask
+from queue_max.contrib.flask.task import AppTask, PeriodicAppTask
 
-__all__ = ["AppQueue", "AppTask", "QueueExtension"]
+__all__ = ["AppQueue", "AppTask", "PeriodicAppTask", "QueueExtension"]

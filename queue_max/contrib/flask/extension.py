@@ -12,10 +12,11 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from queue_max import checks
 from queue_max.contrib.flask.app_queue import NAME, AppQueue, queue_of
 from queue_max.contrib.flask.commands import queue_commands
-from queue_max.contrib.flask.task import AppTask
+from queue_max.contrib.flask.task import AppTask, PeriodicAppTask
 from queue_max.contrib.web import unavailable
 from queue_max.exceptions import ConfigurationError, QueueError, ShardError
 from queue_max.queue import Queue
+from queue_max.tasks.periodic import periodic_decorator
 from queue_max.tasks.task import decorator
 from queue_max.workers.running import RunningJob
 
@@ -87,6 +88,18 @@ class QueueExtension:
         make = partial(AppTask, apps=self)
         decorate = decorator(make, priority=priority, max_retries=max_retries, **options)
         return decorate if func is None else cast("AppTask[..., Any]", decorate(func))
+
+    def periodic_task(
+        self, interval: float | None = None, **options: Any
+    ) -> Callable[[Callable[P, R]], PeriodicAppTask[P, R]]:
+        """Make a function a task that is run at regular times, as `queue_max.periodic_task` does.
+
+        Its schedule is in the queue of each app whose workers know it; they call it in the context
+        of that app.
+        """
+        make = partial(PeriodicAppTask, apps=self)
+        decorate = periodic_decorator(make, {"interval": interval, **options})
+        return cast("Callable[[Callable[P, R]], PeriodicAppTask[P, R]]", decorate)
 
     def app_of(self, running: RunningJob) -> Flask:
         """Give the app that a job is for: the one there is, or whose queue it comes from."""

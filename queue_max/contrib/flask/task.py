@@ -9,6 +9,7 @@ from flask import Flask, has_app_context
 
 from queue_max.queue import Queue
 from queue_max.tasks.function import Callbacks
+from queue_max.tasks.periodic import PeriodicTask
 from queue_max.tasks.task import Task, TaskOptions
 from queue_max.workers.running import RunningJob, running_queue
 
@@ -40,9 +41,11 @@ class AppTask(Task[P, R]):
         version: int,
         options: TaskOptions,
         callbacks: Callbacks,
+        *,
         apps: Apps,
+        **more: Any,
     ) -> None:
-        super().__init__(function, name, version, options, callbacks)
+        super().__init__(function, name, version, options, callbacks, **more)
         self._apps = apps
 
     def get_queue(self) -> Queue:
@@ -71,9 +74,18 @@ class AppTask(Task[P, R]):
         return nullcontext() if app is None else app.app_context()
 
     def _like(self, options: TaskOptions) -> Self:
-        return type(self)(
-            self._function, self.task_name, self.version, options, self._callbacks, self._apps
-        )
+        return self._made_anew(options)
+
+    def _made_anew(self, options: TaskOptions, **more: Any) -> Self:
+        facts = self._function, self.task_name, self.version, options, self._callbacks
+        return type(self)(*facts, apps=self._apps, **more)
+
+
+class PeriodicAppTask(AppTask[P, R], PeriodicTask[P, R]):
+    """Such a task with a schedule, which the workers of the app declare when they begin."""
+
+    def _like(self, options: TaskOptions) -> Self:
+        return self._made_anew(options, rhythm=self.rhythm)
 
 
 def _within(context: Callable[[], AbstractContextManager[object]], call: Callable[[], Any]) -> Any:

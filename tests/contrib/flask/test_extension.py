@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, current_app, g, has_app_context
+from support.programs import eventually
 from werkzeug.exceptions import ServiceUnavailable
 
 from queue_max import (
@@ -24,7 +25,7 @@ from queue_max import (
     Worker,
     current_job,
 )
-from queue_max.contrib.flask import AppQueue, QueueExtension
+from queue_max.contrib.flask import AppQueue, PeriodicAppTask, QueueExtension
 
 
 def app_in(folder: Path, name: str = "shop", **config: Any) -> Flask:
@@ -277,6 +278,32 @@ def test_functions_of_both_kinds_run_in_the_context_of_their_app(
     assert names == ["shop", "shop"]
     assert torn_down[0] is None
     queue.close()
+
+
+def test_a_periodic_task_is_declared_by_workers_and_runs_in_the_context_of_the_app(
+    app: Flask, ext: QueueExtension
+) -> None:
+    seen: list[str] = []
+
+    @ext.periodic_task(interval=3600, args=["daily"], priority=2)
+    def report(kind: str) -> None:
+        seen.append(f"{kind} of {current_app.name}")
+
+    with app.app_context():
+        queue = ext.queue
+    worker = Worker("w", None, queue)
+    worker.start()
+    eventually(queue.schedules.list)
+    assert queue.get_job(queue.schedules.run_now(report.task_name)).priority == 2
+    assert queue.wait_until_empty(30)
+    worker.stop()
+    queue.close()
+    assert seen == ["daily of shop"]
+    assert isinstance(report.using(priority=0), PeriodicAppTask)
+    with pytest.raises(ConfigurationError, match="with interval or cron"):
+        ext.periodic_task(report)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="unique_key='k'"):
+        ext.periodic_task(60, unique_key="k")
 
 
 def test_each_job_has_a_context_of_its_own(app: Flask, ext: QueueExtension) -> None:
