@@ -14,7 +14,7 @@ from queue_max.cli.processes import ProcessOptions, process_options, supervise
 from queue_max.domain.queues import QueueChoice
 from queue_max.limits.scopes import resuming
 from queue_max.queue import Queue
-from queue_max.tasks.binding import set_default_queue
+from queue_max.tasks.binding import default_queue_of_block
 from queue_max.workers.async_worker import AsyncWorker
 from queue_max.workers.base import BaseWorker
 from queue_max.workers.isolation import Isolation
@@ -100,7 +100,7 @@ def worker(
     process_function = load(function, apps)
     queue = open_queue(ctx, create=True)
     chosen.check_memory()
-    set_default_queue(queue)
+    ctx.with_resource(default_queue_of_block(queue))
     me = f"{socket.gethostname()}-{os.getpid()}"
     endings = chosen.endings()
     on_start = endings.note_start if endings.are_possible else None

@@ -8,6 +8,7 @@ from click.testing import Result
 from support.watching import is_there, noted, wait_until
 
 from queue_max import Queue
+from queue_max.tasks.binding import standing_default
 
 JOBS = """
 import os, time
@@ -51,3 +52,4 @@ def test_a_function_that_cannot_be_called_there_is_a_fault_in_words(
     result = cli("worker", "--function", "mine:lost", "--isolation", "process")
     assert result.exit_code == 2
     assert "top level of a module" in result.output
+    assert standing_default() is None  # what was opened for the command ends with it
