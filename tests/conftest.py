@@ -24,13 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep settings of the machine, and a stray ./data or .env, out of the tests."""
+    """Keep settings of the machine, a stray ./data, and what other tests left, out of a test."""
     from queue_max.settings import Settings, names_of
 
     for field in Settings.model_fields.values():
         for name in names_of(field):
             monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("queue_max.tasks.binding._default", None)
 
 
 @pytest.fixture
