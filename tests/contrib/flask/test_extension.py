@@ -283,22 +283,20 @@ def test_functions_of_both_kinds_run_in_the_context_of_their_app(
 def test_a_periodic_task_is_declared_by_workers_and_runs_in_the_context_of_the_app(
     app: Flask, ext: QueueExtension
 ) -> None:
-    seen: list[str] = []
-
-    @ext.periodic_task(interval=3600, args=["daily"], priority=2)
-    def report(kind: str) -> None:
-        seen.append(f"{kind} of {current_app.name}")
+    @ext.periodic_task(interval=3600, args=["daily"], priority=2, keep_result=60)
+    def report(kind: str) -> str:
+        return f"{kind} of {current_app.name}"
 
     with app.app_context():
         queue = ext.queue
     worker = Worker("w", None, queue)
     worker.start()
     eventually(queue.schedules.list)
-    assert queue.get_job(queue.schedules.run_now(report.task_name)).priority == 2
-    assert queue.wait_until_empty(30)
+    handle = queue.schedules.run_now(report.task_name)
+    assert handle.result(30) == "daily of shop"
+    assert queue.get_job(handle).priority == 2
     worker.stop()
     queue.close()
-    assert seen == ["daily of shop"]
     assert isinstance(report.using(priority=0), PeriodicAppTask)
     with pytest.raises(ConfigurationError, match="with interval or cron"):
         ext.periodic_task(report)  # type: ignore[arg-type]
