@@ -105,7 +105,7 @@ def amount(name: str, value: float, *, at_least: float, at_most: float) -> float
     return value
 
 
-def seconds(name: str, value: float, *, zero: bool = False) -> float:
+def seconds(name: str, value: float, *, zero: bool = False, at_most: float = math.inf) -> float:
     """Give the value if it is a time to wait, longer than nothing unless `zero` may be.
 
     What is longer than a thread can wait, and that is some 292 years, is cut to it.
@@ -113,6 +113,8 @@ def seconds(name: str, value: float, *, zero: bool = False) -> float:
     least = "0 seconds or more" if zero else "more than 0 seconds"
     if not _is_number(value) or not (value >= 0 if zero else value > 0):
         raise ConfigurationError(f"{name}={shown(value)}: should be {least}")
+    if value > at_most:
+        raise ConfigurationError(f"{name}={shown(value)}: should be {at_most:.0f} seconds at most")
     return float(min(value, threading.TIMEOUT_MAX))
 
 

@@ -8,7 +8,6 @@ import click
 from queue_max.cli import output
 from queue_max.cli.base import Commands, json_option, open_queue, queue_options
 from queue_max.domain.clock import to_text
-from queue_max.exceptions import ConfigurationError
 from queue_max.limits.breaker import Breaker
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.limits.rates import text_of
@@ -72,11 +71,18 @@ def reset_limit(ctx: click.Context, /, scope: str) -> None:
 @click.pass_context
 def penalise(ctx: click.Context, /, scope: str, seconds: float) -> None:
     """Let no job of SCOPE start for so many SECONDS, as when a server has asked for that."""
-    queue = open_queue(ctx)
-    if not queue.limits.get(scope).rates:
-        raise ConfigurationError(f"scope={scope!r}: no rate limits it; `queue-max limits set`")
-    queue.limits.penalise(scope, seconds)
-    output.say(f"  {scope}: no job starts for {seconds:g} s.")
+    left = open_queue(ctx).limits.penalise(scope, seconds)
+    output.say(f"  {scope}: no job starts for {left:,.0f} s; `queue-max limits refill` lifts that.")
+
+
+@limits.command()
+@click.argument("scope")
+@queue_options
+@click.pass_context
+def refill(ctx: click.Context, /, scope: str) -> None:
+    """Let SCOPE have all the tokens its rate lets it hold; that lifts a penalty."""
+    open_queue(ctx).limits.refill(scope)
+    output.say(f"  {scope}: jobs may start, as many as its burst.")
 
 
 @click.group(cls=Commands, invoke_without_command=True)

@@ -1,7 +1,7 @@
 """Scopes: what a limit or a pause is about; and which limits there are for each."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from queue_max import checks
 from queue_max.exceptions import ConfigurationError
@@ -77,6 +77,8 @@ class Limit:
     """How many jobs run at once, at most; None for no limit."""
     is_set: bool = False
     """Whether an operator has set it, which goes before what the code declares."""
+    changed_at: object = field(default=None, compare=False)
+    """When it was stored; another value for each change."""
 
     @property
     def says_something(self) -> bool:

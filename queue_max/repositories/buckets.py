@@ -71,9 +71,12 @@ class BucketRepository:
         """Tell what the buckets of a scope hold now."""
         return self._filled(scope, rates, is_held=False)
 
-    def reset(self, scope: str) -> None:
-        """Let the buckets of a scope be full."""
-        self._connection.execute(delete(buckets).where(buckets.c.scope == scope))
+    def refill(self, scope: str) -> None:
+        """Let the buckets of a scope be full; of one that ends in *, those of all that begin so."""
+        is_it = buckets.c.scope == scope
+        if scope.endswith("*"):
+            is_it = buckets.c.scope.startswith(scope[:-1], autoescape=True)
+        self._connection.execute(delete(buckets).where(is_it))
 
     def _filled(self, scope: str, rates: Rates, *, is_held: bool = True) -> dict[Rate, TokenBucket]:
         if is_held:

@@ -20,6 +20,7 @@ _all_limits = Compiled(
         limits.c.concurrency,
         limits.c.declared_rate,
         limits.c.declared_concurrency,
+        limits.c.updated_at,
     ).order_by(limits.c.scope)
 )
 _all_pauses = Compiled(select(pauses.c.scope, pauses.c.reason).order_by(pauses.c.scope))
@@ -88,6 +89,10 @@ class LimitRepository:
         self._drop_empty(scope)
         return bool(changed.rowcount)
 
+    def touch(self, scope: str) -> None:
+        """Let all processes begin anew with a scope, as if its limit had changed."""
+        self._store(scope, {})
+
     def paused(self) -> Mapping[str, str | None]:
         """Read what is paused: the reason of each scope."""
         return dict(_all_pauses.run(self._connection).fetchall())
@@ -127,6 +132,7 @@ def _limit(
     concurrency: int | None,
     declared_rate: str | None,
     declared_concurrency: int | None,
+    changed_at: object,
 ) -> Limit:
     text = declared_rate if rate is None else rate
     at_once = declared_concurrency if concurrency is None else concurrency
@@ -135,4 +141,5 @@ def _limit(
         None if text is None else rates_of(text),
         None if at_once == NO_LIMIT else at_once,
         is_set=rate is not None or concurrency is not None,
+        changed_at=changed_at,
     )

@@ -9,7 +9,7 @@ from queue_max.services.breaker_rules import BreakerRules, Counts, breaker_name
 from queue_max.services.breakers import Breakers
 
 LONGEST = 366 * 86_400.0
-"""Seconds for which a breaker is opened by hand, at most, but for one that is opened for good."""
+"""Seconds for which a breaker is opened by hand, at most; or for good."""
 
 
 class BreakerService:
@@ -53,10 +53,10 @@ class BreakerService:
     def open(self, name: str = DEFAULT_BREAKER, seconds: float | None = None) -> Breaker:
         """Hold back what is behind a breaker: for so many seconds, or until it is closed by hand.
 
-        After that time, a probe passes.
+        After that time, a year at most, a probe passes.
         """
         if seconds is not None:
-            seconds = min(checks.seconds("seconds", seconds), LONGEST)
+            seconds = checks.seconds("seconds", seconds, at_most=LONGEST)
         return self._breakers.change(
             breaker_name(name),
             lambda each, now: each.opened(now, seconds),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from queue_max import checks
+from queue_max.exceptions import ConfigurationError
 from queue_max.limits.rates import Given, Rates, rates_of
 from queue_max.limits.scopes import (
     ALL,
@@ -18,6 +19,9 @@ from queue_max.repositories.unit_of_work import Store
 from queue_max.services.controls import Controls
 from queue_max.services.permits import Permits
 from queue_max.services.rate_limits import RateLimits
+
+LONGEST = 366 * 86_400.0
+"""Seconds of a penalty, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +131,44 @@ class LimitService:
         self._changed(scope)
         return had_one
 
-    def penalise(self, scope: str, seconds: float) -> None:
-        """Let no job of a scope start for so many seconds, in any process.
+    def penalise(self, scope: str, seconds: float) -> float:
+        """Let no job of a scope start for so many seconds, in any process, a year at most.
 
-        As where a server has asked for that. It needs a rate that limits the scope. Tokens that
-        are reserved already may be used for a tenth of a second more.
+        As where a server has asked for that. Gives the seconds until one may: a longer penalty
+        than this one stays. `refill` lifts it. Tokens that are reserved already may be used for a
+        tenth of a second more. Raises ConfigurationError where no rate limits the scope, and for
+        one that stands for many.
         """
-        self._rates.penalise(check_limited(scope), checks.seconds("seconds", seconds))
+        seconds = checks.seconds("seconds", seconds, at_most=LONGEST)
+        scope = check_limited(scope)
+        self._controls.refresh()
+        if not self._rates.rates(scope):
+            raise _without_rate(scope)
+        if scope.endswith("*"):
+            raise ConfigurationError(
+                f"scope={checks.shown(scope)}: stands for many; penalise each by its own name"
+            )
+        self._rates.penalise(scope, seconds)
+        return self._rates.level(scope).next_token
+
+    def refill(self, scope: str) -> None:
+        """Let a scope have all tokens that its rate lets it hold, in all processes.
+
+        One that ends in * stands for each that begins so. A penalty is lifted by that. Raises
+        ConfigurationError where no rate limits the scope.
+        """
+        scope = check_limited(scope)
+        limits = self._controls.refresh().limits
+        meant = {each.scope for each in limits.all if each.rates and _stands_for(scope, each.scope)}
+        if self._rates.rates(scope):
+            meant.add((limits.of(scope) or Limit(scope)).scope)
+        if not meant:
+            raise _without_rate(scope)
+        with self._control.writing() as unit:
+            unit.buckets.refill(scope)
+            for each in meant:
+                unit.limits.touch(each)
+        self._controls.refresh()
 
     # Pauses
 
@@ -182,6 +217,16 @@ class LimitService:
                 with self._store.writing(shard_id) as unit:
                     for key in keys:
                         unit.concurrency_keys.note(key)
+
+
+def _without_rate(scope: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"scope={checks.shown(scope)}: no rate limits it; `queue-max limits set` does"
+    )
+
+
+def _stands_for(scope: str, other: str) -> bool:
+    return scope.endswith("*") and other.startswith(scope[:-1])
 
 
 def _rates(given: Given) -> Rates | None:

@@ -100,7 +100,8 @@ class QueueRateLimiter:
 
     def reset(self) -> None:
         """Fill the bucket."""
-        self._rates.reset(ALL)
+        if self._rate is not None:
+            self._limits.refill(ALL)
 
     def get_remaining_tokens(self) -> float:
         """Return the tokens in the bucket, parts of one included."""

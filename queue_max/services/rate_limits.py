@@ -55,6 +55,13 @@ class Level(NamedTuple):
     """Seconds until there is one; 0.0 for now."""
 
 
+class _Terms(NamedTuple):
+    """By which limit the tokens of a scope come."""
+
+    rates: Rates
+    changed_at: object
+
+
 class _Token(NamedTuple):
     usable_from: int
     usable_until: int
@@ -65,6 +72,7 @@ class _Stock:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._terms: _Terms | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -75,6 +83,13 @@ class _Stock:
         """Tokens that were left for others when the last ones were reserved."""
         self.block = 1
         self._asked_at = 0
+
+    def heed(self, terms: "_Terms") -> None:
+        """Begin with nothing if the limit has changed: what others said by the old one is void."""
+        if self._terms != terms:
+            if self._terms is not None:
+                self.forget()
+            self._terms = terms
 
     def take(self, now: int) -> bool:
         """Use a token, if there is one that may be used now."""
@@ -172,10 +187,7 @@ class RateLimits:
 
     def rates(self, scope: str) -> Rates:
         """Tell which rates hold for a scope."""
-        found = self._controls.now().limits.of(scope)
-        if found is None or found.rates is None:
-            return self._default if scope == ALL else ()
-        return found.rates
+        return self._terms(scope).rates
 
     def limited(self, candidates: Iterable[str]) -> list[str]:
         """Name the scopes that have a rate; last those whose tokens are used at once."""
@@ -198,11 +210,12 @@ class RateLimits:
 
     def prepare(self, scope: str) -> None:
         """Have tokens of a scope in hand, if there are any: not within a transaction."""
-        rates = self.rates(scope)
-        if not rates or not lags(rates)[0]:  # they are had when they are used
+        terms = self._terms(scope)
+        if not terms.rates or not lags(terms.rates)[0]:  # they are had when they are used
             return
         stock = self._stock(scope)
         with stock.lock:
+            stock.heed(terms)
             now = self._clock()
             if stock.usable(now) or not stock.may_ask(now):
                 return
@@ -210,10 +223,12 @@ class RateLimits:
 
     def allowance(self, scope: str) -> float:
         """Tell how many jobs of a scope could start now, about; asks nobody. inf for any number."""
-        if not self.rates(scope):
+        terms = self._terms(scope)
+        if not terms.rates:
             return math.inf
         stock = self._stock(scope)
         with stock.lock:
+            stock.heed(terms)
             now = self._clock()
             if usable := stock.usable(now):
                 return usable + stock.left
@@ -221,20 +236,24 @@ class RateLimits:
 
     def in_hand(self, scope: str) -> float:
         """Tell how many jobs of a scope may start now by what is in hand; inf for any number."""
-        if not self.rates(scope):
+        terms = self._terms(scope)
+        if not terms.rates:
             return math.inf
         stock = self._stock(scope)
         with stock.lock:
+            stock.heed(terms)
             now = self._clock()
             # Where a token has to be used at once, there is none in hand, and one may be had.
             return stock.usable(now) or (0 if stock.wait(now) else 1)
 
     def wait(self, scope: str) -> float:
         """Tell in how many seconds a job of a scope could start; 0.0 for now, perhaps."""
-        if not self.rates(scope):
+        terms = self._terms(scope)
+        if not terms.rates:
             return 0.0
         stock = self._stock(scope)
         with stock.lock:
+            stock.heed(terms)
             now = self._clock()
             stock.drop_old(now)
             return stock.wait(now) / NANOSECONDS
@@ -263,14 +282,6 @@ class RateLimits:
             stock.tokens.clear()
             stock.ask_at = ask_at
 
-    def reset(self, scope: str) -> None:
-        """Let a scope have all the tokens that its bucket can hold."""
-        with self._control.noting() as unit:
-            unit.buckets.reset(scope)
-        stock = self._stock(scope)
-        with stock.lock:
-            stock.forget()
-
     def level(self, scope: str) -> Level:
         """Tell how many tokens of a scope are left, here and for all, and when the next comes."""
         rates = self.rates(scope)
@@ -285,12 +296,23 @@ class RateLimits:
         wait = max(bucket.due_in(rate) for rate, bucket in found.items()) / NANOSECONDS
         return Level(tokens, 0.0 if tokens >= 1 else wait)
 
+    def _terms(self, scope: str) -> _Terms:
+        found = self._controls.now().limits.of(scope)
+        if found is None:
+            return _Terms(self._default if scope == ALL else (), None)
+        rates = found.rates
+        if rates is None:
+            rates = self._default if scope == ALL else ()
+        return _Terms(rates, found.changed_at)
+
     def _take(self, scope: str, more: float) -> bool:
         """Take a token that may be used now, if there is one."""
         stock = self._stock(scope)
         with stock.lock:
             now = self._clock()
             has_token = stock.take(now)
+            if not has_token:
+                stock.heed(self._terms(scope))
             if not (stock.runs_low(now) if has_token else stock.may_ask(now)):
                 return has_token
         reservation = self._reserve(stock, scope, more)

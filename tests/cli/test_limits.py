@@ -61,6 +61,8 @@ def test_a_limit_that_was_set_can_be_lifted_or_reset(cli: Cli, queue: Queue) -> 
         (["set", "all"], "nothing to set: give --rate or --concurrency"),
         (["penalise", "key:nobody", "3"], "no rate limits it"),
         (["penalise", "all", "-3"], "No such option"),
+        (["penalise", "key:*", "3"], "scope='key:*': no rate limits it"),
+        (["refill", "key:nobody"], "no rate limits it"),
     ],
 )
 def test_what_is_no_limit_is_refused_in_words(
@@ -74,10 +76,14 @@ def test_what_is_no_limit_is_refused_in_words(
 
 def test_a_scope_can_be_slowed_for_a_time(cli: Cli, queue: Queue) -> None:
     queue.limits.set("key:a", rate="10/s")
-    assert cli("limits", "penalise", "key:a", "60").exit_code == 0
+    told = cli("limits", "penalise", "key:a", "60").stderr
+    assert told == "  key:a: no job starts for 60 s; `queue-max limits refill` lifts that.\n"
     [*_, limit] = json.loads(cli("limits", "--json").stdout)
     assert limit["tokens"] == 0.0
     assert 50 < limit["next_token_in"] <= 60
+    assert cli("limits", "refill", "key:a").exit_code == 0
+    [*_, limit] = json.loads(cli("limits", "--json").stdout)
+    assert limit["next_token_in"] == 0.0
 
 
 def test_breakers_are_shown_opened_and_closed(cli: Cli, queue: Queue) -> None:

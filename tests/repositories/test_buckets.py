@@ -77,11 +77,20 @@ def test_a_drained_bucket_has_nothing_for_that_time(control: Control, clock: Fak
     assert reserve(control, tokens=10) == 1
 
 
-def test_a_reset_bucket_is_full(control: Control) -> None:
+def test_a_bucket_that_is_refilled_is_full(control: Control) -> None:
     reserve(control, tokens=9)
     with control.noting() as unit:
-        unit.buckets.reset("all")
+        unit.buckets.refill("all")
     assert level(control) == [10]
+
+
+def test_all_buckets_of_scopes_that_begin_so_are_refilled(control: Control) -> None:
+    for scope in ("key:a_1", "key:a_2", "key:ab1"):
+        reserve(control, tokens=9, scope=scope)
+    with control.noting() as unit:
+        unit.buckets.refill("key:a_*")
+    found = [level(control, scope=scope) for scope in ("key:a_1", "key:a_2", "key:ab1")]
+    assert found == [[10], [10], [1]]
 
 
 def test_scopes_have_buckets_of_their_own(control: Control) -> None:

@@ -528,14 +528,91 @@ def test_who_penalises_a_scope_stops_it_in_all_processes_for_that_time(
     assert another.take(["key:a"]) is not None  # and it begins with one, not with a full bucket
 
 
-def test_a_reset_scope_has_all_that_its_bucket_can_hold(
+def test_a_scope_that_is_refilled_has_all_that_its_bucket_can_hold(
     rates: RateLimits, taken: Taken, limits: LimitService
 ) -> None:
     limits.set("key:a", rate="5/m")
     assert taken(rates, "key:a") == 5
-    rates.reset("key:a")
+    limits.refill("key:a")
     assert rates.level("key:a").tokens == 5
     assert taken(rates, "key:a") == 5
+
+
+@pytest.mark.parametrize("scope", ["key:a", "key:*"])
+@pytest.mark.parametrize("refilled", ["key:a", "key:*"])
+def test_to_refill_lifts_a_penalty_in_all_processes(
+    rates: RateLimits,
+    another: RateLimits,
+    limits: LimitService,
+    clock: FakeClock,
+    scope: str,
+    refilled: str,
+) -> None:
+    limits.set(scope, rate="10/s")
+    assert limits.penalise("key:a", 3_600) == pytest.approx(3_600, abs=0.1)
+    assert limits.penalise("key:a", 60) == pytest.approx(3_600, abs=0.1)  # the longer one stays
+    clock.advance(1)
+    for each in (rates, another):
+        assert each.take(["key:a"]) is not None
+    clock.advance(1)
+    limits.refill(refilled)
+    clock.advance(FRESH_FOR)
+    for each in (rates, another):
+        assert each.take(["key:a"]) is None
+
+
+def test_the_default_rate_of_all_can_be_refilled_too(
+    rates: RateLimits, another: RateLimits, limits: LimitService, clock: FakeClock
+) -> None:
+    limits.set(ALL, rate="10/s")
+    limits.forget(ALL)
+    limits.set(ALL, rate="5/h")
+    limits.penalise(ALL, 60)
+    assert another.take([ALL]) is not None
+    clock.advance(1)
+    limits.refill(ALL)
+    clock.advance(FRESH_FOR)
+    assert another.take([ALL]) is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "seconds", "words"),
+    [
+        ("key:a-*", 60, "stands for many"),
+        ("key:b", 60, "no rate limits it"),
+        ("key:a-1", 1e9, "seconds at most"),
+    ],
+)
+def test_what_cannot_be_penalised_is_told(
+    limits: LimitService, scope: str, seconds: float, words: str
+) -> None:
+    limits.set("key:a-*", rate="10/s")
+    with pytest.raises(ConfigurationError, match=words):
+        limits.penalise(scope, seconds)
+
+
+@pytest.mark.parametrize("scope", [ALL, "queue:default", "key:a", "key:*"])
+def test_another_rate_holds_soon_for_who_waits_by_the_old_one(
+    rates: RateLimits,
+    another: RateLimits,
+    limits: LimitService,
+    clock: FakeClock,
+    scope: str,
+) -> None:
+    wanted = "key:a" if scope == "key:*" else scope
+    limits.set(scope, rate="1/d")
+    assert another.take([wanted]) is None
+    for each in (rates, another):
+        shortage = each.take([wanted])
+        assert shortage is not None
+        assert shortage.wait > 3_600
+    clock.advance(1)
+    limits.set(scope, rate="1000/s")
+    clock.advance(FRESH_FOR)
+    for each in (rates, another):
+        assert each.wait(wanted) == 0
+        assert each.allowance(wanted) >= 1
+        assert each.take([wanted]) is None
 
 
 # In hand
