@@ -367,8 +367,8 @@ class Queue:
         """End a job as cancelled that waits or runs; False when it has ended already.
 
         The outcome of one that runs counts no more. Its worker sees that within about a second,
-        and ends it as one whose time is over: see `Worker`. Raises JobNotFoundError when there
-        is no such job.
+        and ends it as one whose time is over: see `Worker`. Raises JobNotFoundError for a key of
+        which there is no job: it was never given, or its job is done and was deleted.
         """
         return self.services.settlement.cancel(job)
 
@@ -560,7 +560,12 @@ class Queue:
         return self.services.events.silenced()
 
     def close(self) -> None:
-        """Close all files; harmless when done twice."""
+        """Close all files; harmless when done twice.
+
+        Stop its workers first: they end without it, and what they run then cannot be written. Such
+        a job is taken for one whose worker has died: it runs again, or has failed if that was its
+        last attempt.
+        """
         self._closing()
 
     def __enter__(self) -> Self:

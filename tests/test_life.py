@@ -262,6 +262,17 @@ def test_a_job_that_runs_can_see_that_it_is_cancelled_and_its_outcome_counts_no_
     assert queue.get_job(handle).status is JobStatus.CANCELLED
 
 
+def test_what_was_done_before_it_could_be_cancelled_has_ended_by_its_handle(queue: Queue) -> None:
+    handle = queue.enqueue({})
+    job = queue.pop_job("w")
+    assert job is not None
+    assert queue.complete_job(job.id, job.shard_id)
+    assert queue.cancel(handle) is False
+    assert queue.cancel(job) is False
+    with pytest.raises(JobNotFoundError, match="one that is done is deleted"):
+        queue.cancel(handle.key)
+
+
 @pytest.mark.parametrize("name", ["0-99", "2-0198c0de-0000-7000-8000-000000000000"])
 def test_what_does_not_exist_cannot_be_cancelled(queue: Queue, name: str) -> None:
     with pytest.raises(JobNotFoundError, match=name):

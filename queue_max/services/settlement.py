@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from queue_max import checks
 from queue_max.domain.events import Events
-from queue_max.domain.job import Job, Lease
+from queue_max.domain.job import Job, JobHandle, Lease
 from queue_max.domain.reference import JobRef
 from queue_max.exceptions import JobNotFoundError, LeaseLostError
 from queue_max.repositories.jobs import Completed
@@ -77,14 +77,16 @@ class SettlementService:
         """End a job as cancelled that waits or runs; False when it has ended already.
 
         Of one that runs, the worker finds the lease lost, and its outcome counts no more. Raises
-        JobNotFoundError when there is no such job.
+        JobNotFoundError when there is no job of that key; a Job or a handle is of one there was.
         """
         ref = JobRef.of(job)
         with self._store.writing(ref.shard_id) as unit:
             is_cancelled = unit.jobs.cancel(ref, reason)
             found = unit.jobs.find(ref)
             if found is None:
-                raise JobNotFoundError(f"there is no job {ref}")
+                if isinstance(job, Job | JobHandle):
+                    return False
+                raise JobNotFoundError(f"there is no job {ref}; one that is done is deleted")
         if is_cancelled:
             self._events.publish(
                 "job_cancelled", job_id=found.id, shard_id=found.shard_id, reason=reason

@@ -9,7 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from queue_max.exceptions import QueueFullError
+from queue_max.exceptions import QueueFullError, ShardMissingError
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,15 @@ class Room:
         return shutil.disk_usage(self._folder).free
 
     def require(self) -> None:
-        """Raise QueueFullError where new jobs would take the room that others need to end."""
-        free = self.free()
+        """Raise QueueFullError where new jobs would take the room that others need to end.
+
+        ShardMissingError where the folder is gone.
+        """
+        try:
+            free = self.free()
+        except OSError as error:
+            what = f"{self._folder} cannot be reached: {error.strerror}"
+            raise ShardMissingError(None, what) from error
         if free < LEAST:
             raise QueueFullError(
                 None,

@@ -68,7 +68,7 @@ class TaskFunction(Generic[P, R]):
         self._callbacks = callbacks
         functools.update_wrapper(cast(Callable[..., Any], self), function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now."""
         try:
             result = self._here(*args, **kwargs)

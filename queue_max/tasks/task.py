@@ -108,7 +108,7 @@ class Task(TaskFunction[P, R]):
         self.limit = Limit(of_task(name))
         """How many of its jobs start in what time, and run at once."""
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Enqueue a call for a worker to make; gives the job's handle.
 
         Raises TypeError when the arguments do not fit the function, InvalidJobError when JSON
@@ -116,7 +116,7 @@ class Task(TaskFunction[P, R]):
         """
         return self.get_queue().enqueue(**self._job(args, kwargs))
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """As `delay`, to be awaited: the event loop is not held up."""
         return await asyncio.to_thread(self.delay, *args, **kwargs)
 

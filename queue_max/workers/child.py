@@ -57,7 +57,10 @@ def serve(
         context.run(running.begin)
         outcome = context.run(run, _call_of(order, repertoire), running)
         _flush()
-        line.end(running, outcome)
+        try:
+            line.end(running, outcome)
+        except OSError as error:  # the function has closed what is not its own
+            sys.exit(f"the outcome of job {order.job.key} cannot be told: {error}")
     line.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from queue_max import checks
 from queue_max.domain.failures import Failure, http_status, retry_after, with_stack
 from queue_max.domain.job import Job, JobResult
-from queue_max.exceptions import Permanent
+from queue_max.exceptions import JobFailedError, Permanent
 
 
 class Order(NamedTuple):
@@ -120,7 +120,10 @@ class Outcome(NamedTuple):
     def of(cls, outcome: JobResult) -> "Outcome":
         """Wrap an outcome up; a result that cannot be is a failure."""
         if outcome.error is not None:
-            return cls(error=SentError.of(outcome.error))
+            try:
+                return cls(error=SentError.of(outcome.error))
+            except BaseException:  # user code: an exception may refuse even to be looked at
+                return cls(error=SentError.of(JobFailedError("its error cannot be told")))
         try:
             return cls(pickle.dumps(outcome.result))
         except BaseException as error:  # user code may raise anything

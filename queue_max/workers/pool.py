@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,8 @@ from queue_max.workers.autoscaling import Scaling
 from queue_max.workers.base import BaseWorker
 
 _POLL = 0.02  # seconds between two looks while waiting for idle workers
+
+_COUNTED = ("processed", "failed", "retried")
 
 WorkerFactory = Callable[[str], BaseWorker]
 
@@ -54,6 +57,9 @@ class WorkerPool:
         self._scaler: Repeater | None = None
         self._model = self.workers[0] if self.workers else None
         self._retired: list[BaseWorker] = []
+        """Workers that were taken out, and may still run a job."""
+        self._past: Counter[str] = Counter()
+        """What those have done that were taken out and run no more."""
         self._scaled_at = -float("inf")
         self._made = 0
         self._is_started = False
@@ -70,8 +76,7 @@ class WorkerPool:
 
     def remove_worker(self, worker: BaseWorker, timeout: float | None = 10.0) -> bool:
         """Take a worker out and stop it; False when its job still runs after `timeout` seconds."""
-        with self._lock:
-            self.workers.remove(worker)
+        self._retire(worker)
         return worker.stop(timeout)
 
     def start_all(self) -> None:
@@ -122,14 +127,14 @@ class WorkerPool:
         self._scaled_at = now
 
     def get_stats(self) -> dict[str, Any]:
-        """Tell what each worker does, and the sums."""
-        each = [worker.get_stats() for worker in self.workers]
+        """Tell what each worker does, and the sums, with what those did that were taken out."""
+        with self._lock:
+            each = [worker.get_stats() for worker in self.workers]
+            totals = sum(map(_counts, [*self.workers, *self._retired]), self._past)
         return {
             "workers": each,
             "total_workers": len(each),
-            "total_processed": sum(stats["processed"] for stats in each),
-            "total_failed": sum(stats["failed"] for stats in each),
-            "total_retried": sum(stats["retried"] for stats in each),
+            **{f"total_{name}": totals[name] for name in _COUNTED},
             "auto_scale_enabled": self.auto_scale,
         }
 
@@ -171,9 +176,17 @@ class WorkerPool:
         """Take a worker out without waiting for its job."""
         with self._lock:
             self.workers.remove(worker)
-            self._retired = [each for each in self._retired if each.is_running]
+            for each in self._retired.copy():
+                if not each.is_running:
+                    self._retired.remove(each)
+                    self._past += _counts(each)
             self._retired.append(worker)
         worker.request_stop()
+
+
+def _counts(worker: BaseWorker) -> Counter[str]:
+    stats = worker.get_stats()
+    return Counter({name: stats[name] for name in _COUNTED})
 
 
 def _checked(worker: BaseWorker) -> BaseWorker:

@@ -19,6 +19,9 @@ def begin(payload):
     os.rename("draft", "begun")
     time.sleep(600)
 
+def close_all(payload):
+    os.closerange(3, 256)
+
 lost = lambda payload: None
 """
 
@@ -53,3 +56,18 @@ def test_a_function_that_cannot_be_called_there_is_a_fault_in_words(
     assert result.exit_code == 2
     assert "top level of a module" in result.output
     assert standing_default() is None  # what was opened for the command ends with it
+
+
+def test_a_function_that_closes_the_way_to_its_worker_fails_in_words(
+    make_queue: Callable[..., Queue],
+    run_anew: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
+) -> None:
+    queue = make_queue(shards=1)
+    (tmp_path / "mine.py").write_text(JOBS)
+    job = queue.enqueue({}, max_retries=0)
+    ran = run_anew("worker", "--function", "mine:close_all", "--isolation", "process", "--burst")
+    assert ran.returncode == 0
+    assert f"the outcome of job {job.key} cannot be told: " in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "its process ended" in str(queue.get_job(job).last_error)

@@ -107,6 +107,12 @@ def test_breakers_are_shown_opened_and_closed(cli: Cli, queue: Queue) -> None:
     assert queue.services.controls.refresh().breakers["default"].is_content
 
 
+def test_a_breaker_is_opened_for_a_year_at_most_or_for_good(cli: Cli, queue: Queue) -> None:
+    refused = cli("breakers", "open", "stripe", "--seconds", "1e11")
+    assert refused.exit_code == 2
+    assert "seconds=100000000000.0: should be 31622400 seconds at most" in refused.stderr
+
+
 def test_a_breaker_has_a_name(cli: Cli, queue: Queue) -> None:
     refused = cli("breakers", "open", "")
     assert refused.exit_code == 2

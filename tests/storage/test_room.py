@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from queue_max import Queue, QueueFullError
+from queue_max.exceptions import ShardMissingError
 from queue_max.storage.room import LEAST, RESERVE, Room
 from queue_max.storage.sqlite import SqliteDatabase, SqliteOptions
 
@@ -45,6 +46,12 @@ def test_new_jobs_leave_room_for_those_that_run(room: Room, set_free: SetFree) -
     room.require()
     set_free(LEAST - 1)
     with pytest.raises(QueueFullError, match=r"only 4\.0 MiB are left on the disk of .*Make room"):
+        room.require()
+
+
+def test_where_the_folder_is_gone_no_job_is_taken(room: Room, tmp_path: Path) -> None:
+    tmp_path.rmdir()
+    with pytest.raises(ShardMissingError, match="cannot be reached: No such file"):
         room.require()
 
 

@@ -208,6 +208,16 @@ def test_delay_writes_the_payload_of_the_contract(queue: Queue) -> None:
     assert (job.task, job.timeout_seconds, job.retry_delay) == (made.task_name, 9, 7)
 
 
+def test_an_argument_may_have_any_name(queue: Queue) -> None:
+    @task(queue)
+    def tell(**facts: str) -> dict[str, str]:
+        return facts
+
+    handle = tell.delay(self="ada", args="b", when="now")
+    assert queue.get_job(handle).payload["kwargs"] == {"self": "ada", "args": "b", "when": "now"}
+    assert tell(self="ada") == {"self": "ada"}
+
+
 def test_arguments_are_checked_where_they_are_enqueued(queue: Queue) -> None:
     @task(queue)
     def add(a: int, b: int) -> int:

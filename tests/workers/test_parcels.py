@@ -126,6 +126,16 @@ def test_a_status_that_hangs_on_what_cannot_be_sent_is_kept() -> None:
     assert (http_status(came), retry_after(came)) == (404, 5)
 
 
+def test_an_exception_that_cannot_even_be_looked_at_arrives_as_one_that_says_so() -> None:
+    class ShapelessError(Exception):
+        def __getattribute__(self, name: str) -> Any:
+            raise RuntimeError("no attributes")
+
+    error = Outcome.of(JobResult(False, error=ShapelessError())).error
+    assert error is not None
+    assert str(error.error()) == "its error cannot be told"
+
+
 @pytest.mark.parametrize("error", [StrictError(1, 2), SpeechlessError()], ids=repr)
 def test_an_error_that_refuses_everything_keeps_at_least_its_name(error: Exception) -> None:
     came = sent(error)

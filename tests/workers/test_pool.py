@@ -250,6 +250,20 @@ def test_a_pool_over_two_queues_is_idle_when_both_are(
     assert other.get_stats()["completed"] == 1
 
 
+def test_the_sums_keep_what_workers_did_that_were_taken_out(
+    queue: Queue, crowd: list[Worker]
+) -> None:
+    pool = WorkerPool(crowd)
+    for left in (crowd[2:], crowd[1:2], crowd[:1]):
+        with pool:
+            add_jobs(queue, 6)
+            assert pool.wait_for_idle(30)
+            for worker in left:
+                pool.remove_worker(worker)
+        assert pool.get_stats()["total_processed"] == queue.get_stats()["completed"]
+    assert (pool.get_stats()["total_workers"], pool.get_stats()["total_processed"]) == (0, 18)
+
+
 # Scaling
 
 
