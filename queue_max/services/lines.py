@@ -32,6 +32,8 @@ class Lines:
 
     def gates_of(self, job: Job) -> Sequence[str]:
         """Name the gates that a job has to pass, of those that do not hold its whole queue."""
+        if job.task is None and job.rate_key is None and job.breaker is None:
+            return ()
         snapshot = self._controls.now()
         if job.breaker is None and not snapshot.limits and not snapshot.paused:
             return ()

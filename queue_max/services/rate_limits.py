@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MANY = 16
 """Tokens in a block of which the next one is reserved before the last one is used up."""
 
-LARGEST_BLOCK = 512
+LARGEST_BLOCK = 1024
 """Tokens that are reserved at once, at most."""
 
 AGAIN_IN = NANOSECONDS // 20
@@ -31,8 +31,14 @@ AGAIN_IN = NANOSECONDS // 20
 
 _WAIT = AGAIN_IN / NANOSECONDS
 
-ASKING = NANOSECONDS // 1000
+ASKING = NANOSECONDS // 200
 """Nanoseconds for which other threads leave it to the one that asks."""
+
+BUSY = NANOSECONDS // 1000
+"""Nanoseconds until the next try where another process asks just then."""
+
+SHARE = 64
+"""The part of what is left that may be reserved at once: 1 in so many."""
 
 MOST_STOCKS = 10_000
 """Scopes of which a process keeps tokens in hand, at most."""
@@ -115,7 +121,7 @@ class _Stock:
 
     def runs_low(self, now: int) -> bool:
         """Tell whether the calling thread is to ask for more before there are none left."""
-        is_low = self.block >= MANY and len(self.tokens) <= self.block // 4
+        is_low = self.block >= MANY and len(self.tokens) <= self.block // 2
         if not is_low or not self.is_plentiful or self.ask_at > now:
             return False
         self.ask_at = now + ASKING
@@ -143,7 +149,7 @@ class _Stock:
         """Take in what was reserved; as it seems to be used up fast, ask for more next time."""
         now = ticks.latest
         if reservation.dues and now - self._asked_at < reservation.usable // 2:
-            self.block = min(2 * self.block, LARGEST_BLOCK)
+            self.block = min(max(2 * self.block, reservation.left // SHARE), LARGEST_BLOCK)
         self._asked_at = now
         self.left = reservation.left
         self.ask_at = now + reservation.wait
@@ -340,7 +346,7 @@ class RateLimits:
                 logger.log(level, "no job of %s starts now, other tries follow: %s", scope, error)
             self._has_failed = True
             with stock.lock:
-                stock.ask_at = self._clock() + (ASKING if is_busy else AGAIN_IN)
+                stock.ask_at = self._clock() + (BUSY if is_busy else AGAIN_IN)
             return None
         self._has_failed = False
         with stock.lock:
