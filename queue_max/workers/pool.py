@@ -14,8 +14,6 @@ from queue_max.workers.base import BaseWorker
 
 _POLL = 0.02  # seconds between two looks while waiting for idle workers
 
-_COUNTED = ("processed", "failed", "retried")
-
 WorkerFactory = Callable[[str], BaseWorker]
 
 
@@ -134,7 +132,9 @@ class WorkerPool:
         return {
             "workers": each,
             "total_workers": len(each),
-            **{f"total_{name}": totals[name] for name in _COUNTED},
+            "total_processed": totals["processed"],
+            "total_failed": totals["failed"],
+            "total_retried": totals["retried"],
             "auto_scale_enabled": self.auto_scale,
         }
 
@@ -186,7 +186,7 @@ class WorkerPool:
 
 def _counts(worker: BaseWorker) -> Counter[str]:
     stats = worker.get_stats()
-    return Counter({name: stats[name] for name in _COUNTED})
+    return Counter(processed=stats["processed"], failed=stats["failed"], retried=stats["retried"])
 
 
 def _checked(worker: BaseWorker) -> BaseWorker:
