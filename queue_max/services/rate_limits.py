@@ -4,9 +4,10 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from queue_max import forking
@@ -68,7 +69,11 @@ class _Terms(NamedTuple):
     changed_at: object
 
 
-class _Token(NamedTuple):
+@dataclass(slots=True)
+class _Tokens:
+    """Some that may be used in the same time."""
+
+    number: int
     usable_from: int
     usable_until: int
 
@@ -83,7 +88,9 @@ class _Stock:
 
     def forget(self) -> None:
         """Begin with nothing."""
-        self.tokens: deque[_Token] = deque()
+        self.tokens: deque[_Tokens] = deque()
+        self.number = 0
+        """How many these are."""
         self.ask_at = 0
         self.left = 1
         """Tokens that were left for others when the last ones were reserved."""
@@ -104,7 +111,10 @@ class _Stock:
             self.drop_old(now)
         if not tokens or tokens[0].usable_from > now:
             return False
-        tokens.popleft()
+        self.number -= 1
+        tokens[0].number -= 1
+        if not tokens[0].number:
+            tokens.popleft()
         return True
 
     def may_ask(self, now: int) -> bool:
@@ -121,7 +131,7 @@ class _Stock:
 
     def runs_low(self, now: int) -> bool:
         """Tell whether the calling thread is to ask for more before there are none left."""
-        is_low = self.block >= MANY and len(self.tokens) <= self.block // 2
+        is_low = self.block >= MANY and self.number <= self.block // 2
         if not is_low or not self.is_plentiful or self.ask_at > now:
             return False
         self.ask_at = now + ASKING
@@ -132,14 +142,14 @@ class _Stock:
         if self.tokens and self.tokens[0].usable_until < now:
             self.block = max(1, self.block // 2)
         while self.tokens and self.tokens[0].usable_until < now:
-            self.tokens.popleft()
+            self.number -= self.tokens.popleft().number
 
     def usable(self, now: int) -> int:
         """Count the tokens that may be used now."""
         self.drop_old(now)
         if self.tokens and self.tokens[-1].usable_from <= now:
-            return len(self.tokens)
-        return sum(token.usable_from <= now for token in self.tokens)
+            return self.number
+        return sum(each.number for each in self.tokens if each.usable_from <= now)
 
     def wait(self, now: int) -> int:
         """Tell in how many nanoseconds to come again."""
@@ -155,9 +165,10 @@ class _Stock:
         self.ask_at = now + reservation.wait
         if not reservation.usable:  # they are used already
             return
-        for due in reservation.dues:
+        for due, number in Counter(reservation.dues).items():
             until = ticks.earliest + due + reservation.usable
-            self.tokens.append(_Token(ticks.latest + due, until))
+            self.tokens.append(_Tokens(number, ticks.latest + due, until))
+            self.number += number
 
 
 class RateLimits:
@@ -285,7 +296,7 @@ class RateLimits:
             ask_at = unit.ticks.latest + round(seconds * NANOSECONDS)
         stock = self._stock(scope)
         with stock.lock:
-            stock.tokens.clear()
+            stock.forget()
             stock.ask_at = ask_at
 
     def level(self, scope: str) -> Level:
