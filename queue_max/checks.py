@@ -105,6 +105,10 @@ def amount(name: str, value: float, *, at_least: float, at_most: float) -> float
     return value
 
 
+YEAR = 366 * 86_400.0
+"""Seconds for which something is held back by hand, at most."""
+
+
 def seconds(name: str, value: float, *, zero: bool = False, at_most: float = math.inf) -> float:
     """Give the value if it is a time to wait, longer than nothing unless `zero` may be.
 

@@ -11,6 +11,7 @@ from queue_max.domain.clock import to_text
 from queue_max.limits.breaker import Breaker
 from queue_max.limits.circuit_breaker import CircuitState
 from queue_max.limits.rates import text_of
+from queue_max.limits.scopes import paused_in_words
 from queue_max.queue import Queue
 from queue_max.services.limits import LimitState
 
@@ -145,8 +146,8 @@ def queues(ctx: click.Context, /, as_json: bool) -> None:
     headers = ("Queue", "Pending", "Scheduled", "Processing", "Held", "Workers", "Paused")
     output.table(headers, [_queue_row(name, each) for name, each in found.items()])
     others = {scope: why for scope, why in paused.items() if not scope.startswith("queue:")}
-    for scope, why in others.items():
-        output.say(f"  {scope} is paused{f': {why}' if why else ''}.")
+    for scope, reason in others.items():
+        output.say(f"  {paused_in_words(scope, reason)}.")
 
 
 def _pausing(command: Any) -> Any:

@@ -12,7 +12,7 @@ from queue_max.cli.loading import load, modules_of
 from queue_max.cli.process import WorkerProcess
 from queue_max.cli.processes import ProcessOptions, process_options, supervise
 from queue_max.domain.queues import QueueChoice
-from queue_max.limits.scopes import resuming
+from queue_max.limits.scopes import paused_in_words, resuming
 from queue_max.queue import Queue
 from queue_max.tasks.binding import default_queue_of_block
 from queue_max.workers.async_worker import AsyncWorker
@@ -120,8 +120,7 @@ def worker(
     process.say(f"Queue: {queue.services.folder}, {queue.num_shards} shards, {_rate(queue)}")
     process.say(f"Takes jobs of: {pool.workers[0].chosen_queues()}")
     for scope, reason in queue.paused().items():
-        why = f": {reason}" if reason else ""
-        process.say(f"{scope} is paused{why}; `{resuming(scope)}` lets it go on")
+        process.say(f"{paused_in_words(scope, reason)}; `{resuming(scope)}` lets it go on")
     if chosen.supervised is None:
         process.say("Press Ctrl+C to stop.")
     process.run()

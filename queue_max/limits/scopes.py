@@ -42,6 +42,11 @@ def resuming(scope: str) -> str:
     return f"queue-max resume {name if kind + ':' == QUEUE else f'--{kind} {name}'}"
 
 
+def paused_in_words(scope: str, reason: str | None) -> str:
+    """Say that a scope is paused, and why."""
+    return f"{scope} is paused{f': {reason}' if reason else ''}"
+
+
 def check_limited(scope: object) -> str:
     """Give the value if it names what can be limited; raises ConfigurationError."""
     if scope == ALL:

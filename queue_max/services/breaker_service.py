@@ -8,9 +8,6 @@ from queue_max.repositories.control import Control
 from queue_max.services.breaker_rules import BreakerRules, Counts, breaker_name
 from queue_max.services.breakers import Breakers
 
-LONGEST = 366 * 86_400.0
-"""Seconds for which a breaker is opened by hand, at most; or for good."""
-
 
 class BreakerService:
     """The circuit breakers of a queue, which all processes share: see `CircuitBreaker`.
@@ -56,7 +53,7 @@ class BreakerService:
         After that time, a year at most, a probe passes.
         """
         if seconds is not None:
-            seconds = checks.seconds("seconds", seconds, at_most=LONGEST)
+            seconds = checks.seconds("seconds", seconds, at_most=checks.YEAR)
         return self._breakers.change(
             breaker_name(name),
             lambda each, now: each.opened(now, seconds),

@@ -12,7 +12,7 @@ from queue_max.domain import gates
 from queue_max.domain.tasks import missing, remedy
 from queue_max.exceptions import ShardError
 from queue_max.limits.circuit_breaker import CircuitState
-from queue_max.limits.scopes import resuming
+from queue_max.limits.scopes import paused_in_words, resuming
 from queue_max.repositories.control import Control
 from queue_max.repositories.unit_of_work import Store
 from queue_max.storage import driver, filesystem, migrations
@@ -222,7 +222,7 @@ def _closed(control: Database) -> Findings:
     """Look for what somebody has closed by hand and may have forgotten, and for open breakers."""
     with suppress(ShardError), Control(control).reading() as unit:
         for scope, reason in unit.limits.paused().items():
-            what = f"{scope} is paused{f': {reason}' if reason else ''}"
+            what = paused_in_words(scope, reason)
             yield Finding("pauses", Level.WARNING, what, f"`{resuming(scope)}` lets it go on")
         for breaker in unit.breakers.list().values():
             if breaker.state is not CircuitState.CLOSED:

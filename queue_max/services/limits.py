@@ -20,9 +20,6 @@ from queue_max.services.controls import Controls
 from queue_max.services.permits import Permits
 from queue_max.services.rate_limits import RateLimits
 
-LONGEST = 366 * 86_400.0
-"""Seconds of a penalty, at most."""
-
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
@@ -139,7 +136,7 @@ class LimitService:
         tenth of a second more. Raises ConfigurationError where no rate limits the scope, and for
         one that stands for many.
         """
-        seconds = checks.seconds("seconds", seconds, at_most=LONGEST)
+        seconds = checks.seconds("seconds", seconds, at_most=checks.YEAR)
         scope = check_limited(scope)
         self._controls.refresh()
         if not self._rates.rates(scope):

@@ -315,12 +315,10 @@ class RateLimits:
 
     def _terms(self, scope: str) -> _Terms:
         found = self._controls.now().limits.of(scope)
-        if found is None:
-            return _Terms(self._default if scope == ALL else (), None)
-        rates = found.rates
+        rates = None if found is None else found.rates
         if rates is None:
             rates = self._default if scope == ALL else ()
-        return _Terms(rates, found.changed_at)
+        return _Terms(rates, found and found.changed_at)
 
     def _take(self, scope: str, more: float) -> bool:
         """Take a token that may be used now, if there is one."""

@@ -122,8 +122,8 @@ class WhyService:
         paused = self._controls.now().paused
         for scope in own:
             if scope in paused:
-                why = f": {paused[scope]}" if paused[scope] else ""
-                text = f"{scope} is paused{why}; `{resuming(scope)}` lets it go on"
+                said = scopes.paused_in_words(scope, paused[scope])
+                text = f"{said}; `{resuming(scope)}` lets it go on"
                 yield Reason(Kind.PAUSED, text, {"scope": scope, "reason": paused[scope]})
 
     def _not_due(self, job: Job, now: datetime) -> Iterator[Reason]:
